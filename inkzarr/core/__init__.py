@@ -1,1 +1,1 @@
-
+"""The ground floor: geometry, schema, stores, the block runner, surfaces and blending."""

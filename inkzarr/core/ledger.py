@@ -1,0 +1,286 @@
+"""The ledger beside an array: which chunks are written, and what was written into them.
+
+It lies on the array's own store, in ``.inkzarr/{array path}/``: ``manifest.json`` says what the run is
+(its fingerprint), ``blocks-*.jsonl`` hold one line a finished block. Lines are written in small
+whole files, since an object store cannot append; a finished run gathers them in ``blocks.jsonl``,
+sorted, so that the same result has the same ledger however often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from inkzarr.core.errors import InputError
+from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.schema import LEDGER_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zarr.abc.store import Store
+
+RUNNING, DONE = "running", "done"
+
+
+@dataclass(frozen=True)
+class ChunkRecord:
+    """What one chunk holds.
+
+    Parameters
+    ----------
+    crc32c : int
+        Of the voxels' bytes in C order, before compression.
+    nonzero : int
+        Voxels that are not 0.
+    low, high : float
+        Smallest and largest voxel; nan where the chunk holds a nan.
+    """
+
+    crc32c: int
+    nonzero: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, voxels: np.ndarray) -> ChunkRecord:
+        """Measure the voxels of one chunk (any shape and dtype)."""
+        low, high = voxels.min().item(), voxels.max().item()
+        nonzero = 0 if low == high == 0 else int(np.count_nonzero(voxels))
+        return cls(google_crc32c.value(np.ascontiguousarray(voxels).tobytes()), nonzero, low, high)
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """One finished block, and the chunks in it.
+
+    Parameters
+    ----------
+    start, stop : Zyx
+        The block's box in voxels, z y x.
+    nbytes : int
+        Bytes of its voxels, before compression.
+    chunks : tuple of ChunkRecord
+        In C order over the block.
+    """
+
+    start: Zyx
+    stop: Zyx
+    nbytes: int
+    chunks: tuple[ChunkRecord, ...]
+
+    @classmethod
+    def of(cls, box: Box, voxels: np.ndarray, chunks: Zyx) -> BlockRecord:
+        """Measure a block's `voxels`, of the shape of `box`, chunk by chunk."""
+        inner = Grid(box.shape, chunks)
+        records = tuple(ChunkRecord.of(voxels[inner.box(index).slices]) for index in inner.indices())
+        return cls(box.start, box.stop, voxels.nbytes, records)
+
+    @property
+    def box(self) -> Box:
+        """The block's voxels."""
+        return Box(self.start, self.stop)
+
+    @property
+    def nonzero(self) -> int:
+        """Voxels that are not 0."""
+        return sum(chunk.nonzero for chunk in self.chunks)
+
+    def to_json(self) -> str:
+        """One line."""
+        chunks = [[c.crc32c, c.nonzero, c.low, c.high] for c in self.chunks]
+        summary = {
+            "low": min(c.low for c in self.chunks),
+            "high": max(c.high for c in self.chunks),
+            "nonzero": self.nonzero,
+        }
+        head = {"start": self.start, "stop": self.stop, "nbytes": self.nbytes}
+        return json.dumps({**head, **summary, "chunks": chunks}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> BlockRecord:
+        """Read a line back."""
+        data = json.loads(line)
+        chunks = tuple(ChunkRecord(*c) for c in data["chunks"])
+        return cls(Zyx(*data["start"]), Zyx(*data["stop"]), data["nbytes"], chunks)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a run is: two runs with the same fingerprint write the same voxels.
+
+    Parameters
+    ----------
+    fingerprint : dict
+        Input, checkpoint and every setting that changes a voxel; JSON.
+    shape, chunks : tuple of int
+        The array's, z y x.
+    state : str
+        ``running`` or ``done``.
+    region : tuple of two tuples, or None
+        First voxel and one past the last, where only a box of the array is written.
+    """
+
+    fingerprint: dict[str, Any]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    state: str = RUNNING
+    region: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+
+class Ledger:
+    """The ledger of one array.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        The store that holds the array's group.
+    path : str
+        The array's path in that store.
+    """
+
+    def __init__(self, store: Store, path: str) -> None:
+        self.store = store
+        self.folder = f"{LEDGER_FOLDER}/{path}".rstrip("/")
+        self.manifest: Manifest | None = None
+        self.records: dict[Box, BlockRecord] = {}
+        self._unsaved: list[BlockRecord] = []
+        self._run = uuid.uuid4().hex[:12]
+        self._parts = 0
+
+    def load(self) -> bool:
+        """Read what is there.
+
+        Returns
+        -------
+        bool
+            Whether the array has a ledger.
+
+        Raises
+        ------
+        InputError
+            The ledger cannot be read.
+        """
+        text = self._get("manifest.json")
+        if text is None:
+            return False
+        try:
+            data = json.loads(text)
+            region = data["region"] and tuple(tuple(side) for side in data["region"])
+            self.manifest = Manifest(**{**data, "shape": tuple(data["shape"]), "region": region})
+            self.records = {}
+            for name in self._part_names():
+                for line in (self._get(name) or "").splitlines():
+                    record = BlockRecord.from_json(line)
+                    self.records[record.box] = record
+        except (ValueError, TypeError, KeyError) as error:
+            msg = f"ledger {self.folder} cannot be read ({error}): start afresh with --overwrite"
+            raise InputError(msg) from error
+        return True
+
+    def begin(self, manifest: Manifest) -> None:
+        """Start an empty ledger."""
+        self.manifest, self.records = manifest, {}
+        self._put("manifest.json", json.dumps(asdict(manifest), indent=1))
+
+    def add(self, record: BlockRecord) -> None:
+        """Remember a finished block; `flush` makes it last."""
+        self.records[record.box] = record
+        self._unsaved.append(record)
+
+    def flush(self) -> None:
+        """Write what was added since the last flush."""
+        if not self._unsaved:
+            return
+        self._put(f"blocks-{self._run}-{self._parts:06}.jsonl", _lines(self._unsaved))
+        self._parts += 1
+        self._unsaved = []
+
+    def finish(self) -> None:
+        """Gather all parts in one file and mark the run done."""
+        if self.manifest is None:
+            msg = "a ledger is finished only after it was begun or loaded"
+            raise RuntimeError(msg)
+        self.flush()
+        parts = [name for name in self._part_names() if name != "blocks.jsonl"]
+        if parts or not self.records:
+            self._put("blocks.jsonl", _lines(self.records[box] for box in sorted(self.records)))
+        self._put("manifest.json", json.dumps(asdict(self.manifest) | {"state": DONE}, indent=1))
+        for name in parts:
+            sync(self.store.delete(f"{self.folder}/{name}"))
+
+    def chunk_table(self) -> ChunkTable:
+        """All chunks' records as arrays over the chunk grid."""
+        if self.manifest is None:
+            msg = "a ledger has chunks only after it was begun or loaded"
+            raise RuntimeError(msg)
+        grid = Grid(Zyx.of(self.manifest.shape), Zyx.of(self.manifest.chunks))
+        table = ChunkTable.empty(grid)
+        for box, record in self.records.items():
+            table.put(box, record)
+        return table
+
+    def _part_names(self) -> list[str]:
+        async def names() -> list[str]:
+            return [name async for name in self.store.list_dir(self.folder)]
+
+        found = (name.rstrip("/").rsplit("/", 1)[-1] for name in sync(names()))
+        return sorted(name for name in found if name.startswith("blocks") and name.endswith(".jsonl"))
+
+    def _get(self, name: str) -> str | None:
+        found = sync(self.store.get(f"{self.folder}/{name}", prototype=default_buffer_prototype()))
+        return None if found is None else found.to_bytes().decode()
+
+    def _put(self, name: str, text: str) -> None:
+        buffer = default_buffer_prototype().buffer.from_bytes(text.encode())
+        sync(self.store.set(f"{self.folder}/{name}", buffer))
+
+
+@dataclass
+class ChunkTable:
+    """What the ledger knows of every chunk: arrays of the chunk grid's shape.
+
+    Parameters
+    ----------
+    grid : Grid
+        Of the array's chunks.
+    done : numpy.ndarray
+        bool; whether the chunk is recorded.
+    crc32c, nonzero : numpy.ndarray
+        uint32 and int64; 0 where not done.
+    high : numpy.ndarray
+        float64, largest voxel; infinite where not done.
+    """
+
+    grid: Grid
+    done: np.ndarray
+    crc32c: np.ndarray
+    nonzero: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def empty(cls, grid: Grid) -> ChunkTable:
+        """Nothing done."""
+        n = grid.counts
+        infinite = np.full(n, np.inf)
+        return cls(grid, np.zeros(n, bool), np.zeros(n, np.uint32), np.zeros(n, np.int64), infinite)
+
+    def put(self, box: Box, record: BlockRecord) -> None:
+        """Enter the chunks of one block."""
+        cells = self.grid.cells(box)
+        shape = cells.shape
+        self.done[cells.slices] = True
+        self.crc32c[cells.slices] = np.reshape([c.crc32c for c in record.chunks], shape)
+        self.nonzero[cells.slices] = np.reshape([c.nonzero for c in record.chunks], shape)
+        self.high[cells.slices] = np.reshape([c.high for c in record.chunks], shape)
+
+
+def _lines(records: Iterable[BlockRecord]) -> str:
+    return "".join(record.to_json() + "\n" for record in records)

@@ -1,0 +1,113 @@
+"""Where blocks are computed: threads of this process, or the workers of a ``distributed`` scheduler."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, Protocol
+
+from inkzarr.core.errors import InputError
+from inkzarr.core.progress import Progress, listening
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inkzarr.core.geometry import Box
+    from inkzarr.core.job import Job, RunOptions
+    from inkzarr.core.ledger import BlockRecord
+
+POLL_S = 2.0
+
+
+class Pool(Protocol):
+    """Keeps tasks in flight; futures are whatever the pool's library has."""
+
+    slots: int
+
+    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
+        """Start one block; the future's `result` is its record."""
+
+    def wait(self, pending: set[Any]) -> set[Any]:
+        """Those of `pending` that are done, perhaps none after a moment."""
+
+    def ticked(self, box: Box) -> int:
+        """Units of work that a block told of while it ran."""
+
+    def close(self) -> None:
+        """Start no more blocks."""
+
+
+class Threads:
+    """Blocks on threads of this process; their ticks reach the progress."""
+
+    def __init__(self, slots: int, progress: Progress) -> None:
+        self.slots = slots
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="block")
+        self._progress = progress
+        self._ticks: dict[Box, int] = {}
+
+    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Future[BlockRecord]:
+        """Start one block."""
+        return self._pool.submit(self._listen, task, box)
+
+    def _listen(self, task: Callable[[Box], BlockRecord], box: Box) -> BlockRecord:
+        def listener(done: int) -> None:
+            self._ticks[box] = self._ticks.get(box, 0) + done
+            self._progress.advance(done)
+
+        with listening(listener):
+            return task(box)
+
+    def ticked(self, box: Box) -> int:
+        """Units of work that a block told of while it ran."""
+        return self._ticks.pop(box, 0)
+
+    def wait(self, pending: set[Future[BlockRecord]]) -> set[Future[BlockRecord]]:
+        """Those that are done, perhaps none after a moment."""
+        return wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED).done
+
+    def close(self) -> None:
+        """Start no more blocks."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Cluster:
+    """Blocks as tasks of a ``distributed`` scheduler, named by stage and place."""
+
+    def __init__(self, options: RunOptions, job: Job) -> None:
+        try:
+            import distributed
+        except ImportError as error:
+            msg = f"scheduler {options.scheduler} needs distributed: install inkzarr[cluster]"
+            raise InputError(msg) from error
+        try:
+            self._client = distributed.Client(options.scheduler, timeout="20s", set_as_default=False)
+        except OSError as error:
+            msg = f"no scheduler answers at {options.scheduler} ({error}): start one, or leave it out"
+            raise InputError(msg) from error
+        self._distributed = distributed
+        self._stage = job.stage
+        threads = sum(self._client.nthreads().values())
+        self.slots = options.workers or max(1, 2 * threads)
+        self.dashboard = self._client.dashboard_link
+
+    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
+        """Start one block."""
+        name = f"{self._stage}-{time.time_ns():x}"
+        return self._client.submit(task, box, key=(name, *box.start), pure=False)
+
+    def ticked(self, box: Box) -> int:  # noqa: ARG002
+        """Units of work that a block told of while it ran."""
+        return 0
+
+    def wait(self, pending: set[Any]) -> set[Any]:
+        """Those that are done, perhaps none after a moment."""
+        try:
+            done = self._distributed.wait(pending, timeout=POLL_S, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            return set()
+        return set(done)
+
+    def close(self) -> None:
+        """Start no more blocks."""
+        self._client.close()

@@ -1,0 +1,156 @@
+"""Progress with an ETA: a bar in a terminal, quiet lines in a log, JSON lines where asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+LINE_EVERY_S = 15.0
+
+_tick: ContextVar[Callable[[int], None] | None] = ContextVar("tick", default=None)
+
+
+def tick(done: int) -> None:
+    """Tell from inside a block that `done` more units of work are done; silent where nobody listens."""
+    listener = _tick.get()
+    if listener is not None:
+        listener(done)
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[int], None]) -> Iterator[None]:
+    """Send the ticks of this thread to `listener`."""
+    token = _tick.set(listener)
+    try:
+        yield
+    finally:
+        _tick.reset(token)
+
+
+class Progress:
+    """Shows how far a run is, on stderr; safe to advance from any thread.
+
+    Parameters
+    ----------
+    title : str
+        What runs.
+    total : int
+        Units of work in all.
+    unit : str
+        Name of one unit.
+    json_lines : bool
+        Print JSON lines instead of a bar or text.
+    """
+
+    def __init__(self, title: str, total: int, *, unit: str, json_lines: bool = False) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self._json = json_lines
+        self._done = 0
+        self._lock = threading.Lock()
+        self._began = self._said = time.monotonic()
+        self._bar = None if json_lines or not sys.stderr.isatty() else _bar(unit)
+        self._task = None if self._bar is None else self._bar.add_task(title, total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._line()
+
+    def advance(self, done: int) -> None:
+        """Count `done` more units (or fewer, where a block is tried again)."""
+        with self._lock:
+            self._done += done
+            if self._bar is not None and self._task is not None:
+                self._bar.update(self._task, completed=self._done)
+            elif time.monotonic() - self._said >= LINE_EVERY_S:
+                self._line()
+
+    def say(self, message: str) -> None:
+        """Print one line beside the progress."""
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False)
+        elif self._json:
+            _print(json.dumps({"stage": self.title, "message": message}))
+        else:
+            _print(message)
+
+    def _line(self) -> None:
+        self._said = time.monotonic()
+        seconds = self._said - self._began
+        left = seconds / self._done * (self.total - self._done) if self._done else None
+        if self._json:
+            state = {"stage": self.title, "done": self._done, "total": self.total, "unit": self.unit}
+            seconds_left = None if left is None else round(left, 1)
+            _print(json.dumps({**state, "seconds": round(seconds, 1), "seconds_left": seconds_left}))
+            return
+        share = f"{100 * self._done / self.total:.0f} %" if self.total else "100 %"
+        eta = "" if left is None or not self.total - self._done else f", {duration(left)} left"
+        _print(f"{self.title}: {share}, {self._done} of {self.total} {self.unit}s, {duration(seconds)}{eta}")
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    Examples
+    --------
+    >>> duration(7), duration(150), duration(9000)
+    ('7 s', '2.5 min', '2.5 h')
+    """
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.3g} {name}"
+    return f"{seconds:.3g} s"
+
+
+def size(nbytes: float) -> str:
+    """Bytes as people say them.
+
+    Examples
+    --------
+    >>> size(512), size(2_500_000)
+    ('512 B', '2.5 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.3g} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.3g} TB"
+
+
+def _bar(unit: str) -> RichProgress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}s"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    return RichProgress(*columns, console=Console(stderr=True), transient=False)
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

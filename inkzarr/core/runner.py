@@ -1,0 +1,203 @@
+"""The one place that writes volumes: each block computed in one task, written once, and remembered.
+
+::
+
+    lazy array or block function ──> block ──> whole chunks on the store ──> line in the ledger
+                                       │ failed: tried again, then reported; the others go on
+
+A killed run, started again, takes up where it stopped. Memory is that of the blocks in flight.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+import numpy as np
+
+from inkzarr.core.errors import BlocksFailedError, InputError, StoreError
+from inkzarr.core.geometry import Box, Zyx
+from inkzarr.core.job import Job, Plan, Report, RunOptions
+from inkzarr.core.ledger import BlockRecord, Ledger
+from inkzarr.core.pool import Cluster, Pool, Threads
+from inkzarr.core.progress import Progress
+from inkzarr.core.target import agreeing_ledger, open_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import zarr
+
+BlockFunction = Callable[[Box], np.ndarray]
+
+FLUSH_EVERY_S = 2.0
+RETRIES = 2
+
+
+def plan_blocks(job: Job, options: RunOptions, **extra: str) -> Plan:
+    """Say what `write_blocks` would do, and write nothing.
+
+    Raises
+    ------
+    InputError
+        As `write_blocks` would.
+    """
+    ledger = None if options.overwrite else agreeing_ledger(job)
+    boxes = list(job.blocks())
+    done = sum(1 for _ in _finished(ledger, boxes)) if ledger else 0
+    in_flight = min(job.in_flight(options), len(boxes))
+    return Plan(job, len(boxes), done, in_flight * job.block_bytes, extra)
+
+
+def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOptions) -> Report:
+    """Compute every block that is not yet written, and write it once.
+
+    Parameters
+    ----------
+    job : Job
+        What is written, and where.
+    compute : callable or dask.array.Array
+        From a block's box to its voxels (picklable where a cluster runs), or a lazy array of the
+        job's shape, of which each block is computed in one task.
+    options : RunOptions
+        How it is carried out.
+
+    Returns
+    -------
+    Report
+        After every block is on the store and in the ledger.
+
+    Raises
+    ------
+    InputError
+        The target holds something else, or a block finds bad input.
+    StoreError
+        Every block that failed did so for its store.
+    BlocksFailedError
+        Some blocks failed after every try; the others are written.
+    """
+    began = time.monotonic()
+    job.in_flight(options)
+    array, ledger = open_target(job, options)
+    boxes = list(job.blocks())
+    finished = set(_finished(ledger, boxes))
+    todo = [box for box in boxes if box not in finished]
+    function = _LazyBlocks(compute) if isinstance(compute, da.Array) else compute
+    task = _Task(function, array, job)
+    failed = _run(job, task, todo, ledger, options)
+    if failed:
+        raise _failure(failed, len(boxes))
+    ledger.finish()
+    nonzero = sum(record.nonzero for record in ledger.records.values())
+    return Report(job.out, len(boxes), len(finished), nonzero, time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class _LazyBlocks:
+    """Computes blocks of a lazy array, each on the thread that asks for it."""
+
+    array: da.Array
+
+    def __call__(self, box: Box) -> np.ndarray:
+        with dask.config.set(scheduler="synchronous"):
+            return np.asarray(self.array[box.slices].compute())
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One block: compute, write, measure."""
+
+    compute: BlockFunction
+    array: zarr.Array[Any]
+    job: Job
+
+    def __call__(self, box: Box) -> BlockRecord:
+        for attempt in itertools.count():
+            try:
+                return self._once(box)
+            except InputError:
+                raise
+            except Exception:
+                if attempt == RETRIES:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError  # pragma: no cover
+
+    def _once(self, box: Box) -> BlockRecord:
+        inner = self.job.inner(box)
+        voxels = self.compute(inner)
+        if voxels.shape != inner.shape or voxels.dtype != self.array.dtype:
+            msg = (
+                f"block {inner} of {self.job.stage} came as {voxels.shape} {voxels.dtype}, "
+                f"not {tuple(inner.shape)} {self.array.dtype}"
+            )
+            raise RuntimeError(msg)
+        if inner != box:
+            whole = np.zeros(box.shape, self.array.dtype)
+            whole[inner.within(box)] = voxels
+            voxels = whole
+        self.array[box.slices] = voxels
+        return BlockRecord.of(box, voxels, Zyx(*self.array.chunks))
+
+
+def _run(
+    job: Job, task: _Task, todo: list[Box], ledger: Ledger, options: RunOptions
+) -> list[tuple[Box, Exception]]:
+    """Keep blocks in flight until none is left; those that failed come back."""
+    failed: list[tuple[Box, Exception]] = []
+    total = sum(job.work(job.inner(box)) for box in todo)
+    progress = Progress(job.stage, total, unit=job.unit, json_lines=options.json_logs)
+    pool: Pool
+    if options.scheduler:
+        pool = Cluster(options, job)
+        progress.say(f"dashboard: {pool.dashboard}")
+    else:
+        pool = Threads(job.in_flight(options), progress)
+    queue = iter(todo)
+    flushed = time.monotonic()
+    try:
+        with progress:
+            pending = {pool.submit(task, box): box for box in itertools.islice(queue, pool.slots)}
+            while pending:
+                for future in pool.wait(set(pending)):
+                    box = pending.pop(future)
+                    try:
+                        ledger.add(future.result())
+                    except InputError:
+                        raise
+                    except Exception as error:  # noqa: BLE001 - a failed block must not stop the others
+                        progress.say(f"block {box} failed: {error}")
+                        failed.append((box, error))
+                    progress.advance(job.work(job.inner(box)) - pool.ticked(box))
+                    for following in itertools.islice(queue, 1):
+                        pending[pool.submit(task, following)] = following
+                if time.monotonic() - flushed > FLUSH_EVERY_S:
+                    ledger.flush()
+                    flushed = time.monotonic()
+    finally:
+        ledger.flush()
+        pool.close()
+    return failed
+
+
+def _finished(ledger: Ledger, boxes: list[Box]) -> Iterator[Box]:
+    """The blocks all of whose chunks are recorded, whatever the block size was then."""
+    table = ledger.chunk_table()
+    for box in boxes:
+        if table.done[table.grid.cells(box).slices].all():
+            yield box
+
+
+def _failure(failed: list[tuple[Box, Exception]], blocks: int) -> Exception:
+    shown = "; ".join(f"{box}: {error}" for box, error in failed[:5])
+    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+    msg = (
+        f"{len(failed)} of {blocks} blocks failed, the others are written; run again to go on. {shown}{more}"
+    )
+    kind = StoreError if all(isinstance(error, StoreError) for _, error in failed) else BlocksFailedError
+    return kind(msg)

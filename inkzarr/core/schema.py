@@ -1,0 +1,134 @@
+"""Every array and table that stages hand to each other: name, dims, dtype and meaning, once.
+
+Stages never import each other; this is all that they share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from inkzarr.core.errors import InputError
+from inkzarr.core.geometry import Zyx
+
+VERSION = "0.1.0"
+
+DIMS = ("z", "y", "x")
+CHUNK = 128
+DEFAULT_VOXEL_SIZE_UM = 7.91
+FULL_RESOLUTION = "0"
+LEDGER_FOLDER = ".inkzarr"
+LINEAGE = "inkzarr"
+
+
+@dataclass(frozen=True)
+class ArraySchema:
+    """One named array of the project.
+
+    Parameters
+    ----------
+    name : str
+        What it is called in messages, and its path in a label group.
+    dtypes : tuple of str
+        The dtypes it may have on disk.
+    meaning : str
+        What one voxel says.
+    """
+
+    name: str
+    dtypes: tuple[str, ...]
+    meaning: str
+
+
+SCAN = ArraySchema("scan", ("uint8", "uint16"), "X-ray absorption, full range of the dtype")
+INK = ArraySchema("ink", ("uint8",), "mean of the painted values 0..255, rounded half up")
+COUNT = ArraySchema("count", ("uint16",), "votes per voxel, saturating; 0 is unlabelled, which is not no ink")
+PREDICTION = ArraySchema("prediction", ("uint8",), "round(255 * probability of ink)")
+
+ARRAYS = {schema.name: schema for schema in (SCAN, INK, COUNT, PREDICTION)}
+
+
+def check_dtype(schema: ArraySchema, dtype: np.dtype[Any]) -> None:
+    """Refuse a dtype that `schema` does not allow.
+
+    Raises
+    ------
+    InputError
+        Naming the dtype and those that are allowed.
+    """
+    if dtype.name not in schema.dtypes:
+        msg = f"dtype {dtype.name} does not fit a {schema.name}: it is stored as {' or '.join(schema.dtypes)}"
+        raise InputError(msg)
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """A volume as it is laid out on disk.
+
+    Parameters
+    ----------
+    shape : Zyx
+        In voxels.
+    dtype : numpy.dtype
+        Of one voxel.
+    voxel_size_um : float
+        Edge of one voxel in micrometres.
+    lineage : dict
+        What made it: stage, source and settings, without anything secret; JSON.
+    zarr_format : int
+        2 (OME-NGFF 0.4) or 3 (OME-NGFF 0.5).
+    shard : int or None
+        Edge of a shard in voxels; Zarr 3 only, a multiple of 128.
+    path : str
+        The array's path in its group.
+
+    Raises
+    ------
+    InputError
+        A shape without voxels, an unknown format, or a shard that format 2 or the chunks do not allow.
+    """
+
+    shape: Zyx
+    dtype: np.dtype[Any]
+    voxel_size_um: float = DEFAULT_VOXEL_SIZE_UM
+    lineage: dict[str, Any] = field(default_factory=dict)
+    zarr_format: int = 2
+    shard: int | None = None
+    path: str = FULL_RESOLUTION
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1:
+            msg = f"shape {tuple(self.shape)} holds no voxel: every axis needs at least one"
+            raise InputError(msg)
+        if not 0 < self.voxel_size_um < float("inf"):
+            msg = f"voxel size {self.voxel_size_um} um cannot be: give a positive number of micrometres"
+            raise InputError(msg)
+        if self.zarr_format not in (2, 3):
+            msg = f"Zarr format {self.zarr_format} is unknown: use 2 or 3"
+            raise InputError(msg)
+        if self.shard is not None and self.zarr_format == 2:
+            msg = f"shard {self.shard} needs Zarr format 3: add --zarr-format 3"
+            raise InputError(msg)
+        if self.shard is not None and (self.shard < CHUNK or self.shard % CHUNK):
+            msg = f"shard {self.shard} does not hold whole chunks: use a multiple of {CHUNK}"
+            raise InputError(msg)
+
+    @property
+    def chunks(self) -> Zyx:
+        """128 along each axis, smaller only where the volume is smaller."""
+        return Zyx(*(min(CHUNK, n) for n in self.shape))
+
+    @property
+    def shards(self) -> Zyx | None:
+        """The shard's shape: whole chunks, no larger than the volume needs."""
+        if self.shard is None:
+            return None
+        axes = zip(self.shape, self.chunks, strict=True)
+        return Zyx(*(min(self.shard // CHUNK, -(-n // c)) * c for n, c in axes))
+
+    @property
+    def unit(self) -> Zyx:
+        """What is written at once: a shard where there are shards, else a chunk."""
+        return self.shards or self.chunks

@@ -1,0 +1,374 @@
+"""Open and create volumes: OME-Zarr groups and bare arrays, local or remote."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from dask.base import tokenize
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
+from zarr.core.sync import sync
+from zarr.errors import NodeNotFoundError
+
+from inkzarr.core.errors import InputError, StoreError
+from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.ledger import Ledger
+from inkzarr.core.ome import Level, read_levels, write_levels
+from inkzarr.core.remote import is_remote, open_store
+from inkzarr.core.schema import DIMS, LINEAGE, VolumeSpec
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+REMOTE_CONCURRENCY = 64
+NUMBERS = "uif"
+"""Kinds of dtype that a voxel may have: whole numbers and floats."""
+LARGEST_CHUNK = 2**32
+"""Bytes that one chunk may take in memory; beyond, the array is refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredVolume:
+    """A volume on a store: what it is, and its voxels by the box.
+
+    Parameters
+    ----------
+    url : str
+        Of the group or the array.
+    array : zarr.Array
+        The level that was opened.
+    level : Level
+        Its path in the group ("" for a bare array) and voxel size.
+    levels : tuple of Level
+        All of the group's, finest first.
+    attributes : dict
+        Of the group, or of the bare array.
+    """
+
+    url: str
+    array: zarr.Array[Any]
+    level: Level
+    levels: tuple[Level, ...]
+    attributes: dict[str, Any] = field(repr=False)
+
+    @property
+    def shape(self) -> Zyx:
+        """In voxels."""
+        return Zyx(*self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of one voxel, in the machine's byte order."""
+        return np.dtype(self.array.dtype).newbyteorder("=")
+
+    @property
+    def ndim(self) -> int:
+        """Three."""
+        return len(DIMS)
+
+    @property
+    def chunks(self) -> Zyx:
+        """What is compressed at once, in voxels."""
+        return Zyx(*self.array.chunks)
+
+    @property
+    def voxel_size_um(self) -> float | None:
+        """Edge of a voxel in micrometres, where it is known."""
+        return self.level.voxel_size_um or self.lineage.get("voxel_size_um")
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What made the volume, where inkzarr did."""
+        found = self.attributes.get(LINEAGE)
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """The array's ledger, where it has one."""
+        ledger = Ledger(self.array.store, self.level.path)
+        if is_remote(self.url) and not self.array.store.supports_listing:
+            return None
+        return ledger if ledger.load() else None
+
+    def read(self, box: Box) -> np.ndarray:
+        """The voxels of `box`, which lies inside the volume.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the box's shape and the volume's dtype.
+
+        Raises
+        ------
+        StoreError
+            A chunk cannot be had or does not decode; it is named.
+        """
+        return self[box.slices]
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        """Index with slices, as Dask does."""
+        try:
+            return self._get(key)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(self._name_bad_chunk(key, error)) from error
+
+    def _get(self, key: tuple[slice, ...]) -> np.ndarray:
+        return np.asarray(self.array[key], dtype=self.dtype)
+
+    def _name_bad_chunk(self, key: tuple[slice, ...], error: Exception) -> str:
+        bounds = [s.indices(n) for s, n in zip(key, self.shape, strict=True)]
+        region = Box(Zyx(*(b[0] for b in bounds)), Zyx(*(b[1] for b in bounds)))
+        grid = Grid(self.shape, self.chunks)
+        for index in grid.indices(region):
+            try:
+                self._get(grid.box(index).slices)
+            except StoreError as chunk_error:
+                return str(chunk_error)
+            except Exception as chunk_error:  # noqa: BLE001 - codecs raise anything
+                key_name = self.array.metadata.encode_chunk_key(tuple(index))
+                return f"chunk {key_name} of {self.url} does not decode: {chunk_error}"
+        return f"{self.url} cannot be read at {region}: {error}"
+
+    def may_exceed(self, threshold: float) -> np.ndarray:
+        """Which chunks may hold a voxel above `threshold`, told without reading any.
+
+        From the ledger's largest voxels; else from the list of stored chunks, since a chunk that is
+        not stored holds the fill value; else every chunk may.
+
+        Returns
+        -------
+        numpy.ndarray
+            bool, of the chunk grid's shape.
+        """
+        counts = Grid(self.shape, self.chunks).counts
+        fill_exceeds = not float(self.array.fill_value or 0) <= threshold
+        if self.ledger is not None:
+            return ~(self.ledger.chunk_table().high <= threshold)
+        stored = None if fill_exceeds else self.stored_chunks()
+        return np.ones(counts, bool) if stored is None else stored
+
+    def stored_chunks(self) -> np.ndarray | None:
+        """Which chunks exist on the store; None where it cannot list them or shards hide them.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            bool, of the chunk grid's shape.
+        """
+        if self.array.shards is not None or not self.array.store.supports_listing:
+            return None
+        prefix = self.array.path
+        counts = Grid(self.shape, self.chunks).counts
+        names: dict[str, Zyx] = {}
+        encode = self.array.metadata.encode_chunk_key
+        for index in itertools.product(*map(range, counts)):
+            names[encode(index)] = Zyx(*index)
+        found = np.zeros(counts, bool)
+
+        async def collect() -> None:
+            async for key in self.array.store.list_prefix(prefix):
+                index = names.get(key.removeprefix(prefix).lstrip("/"))
+                if index is not None:
+                    found[index] = True
+
+        try:
+            sync(collect())
+        except (NotImplementedError, OSError):
+            return None
+        return found if found.any() else None
+
+    def __dask_tokenize__(self) -> tuple[str, str, str]:
+        """Tell this volume from others without reading it."""
+        return (self.url, self.level.path, str(self.array.metadata.to_dict()))
+
+
+def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> StoredVolume:
+    """Open one level of a volume for reading by the box.
+
+    Parameters
+    ----------
+    url : str
+        An OME-Zarr group (0.4, 0.5), a label group's array or any bare Zarr array; local path or URL.
+    level : int
+        Position among the group's resolutions, finest first.
+    storage_options : dict, optional
+        For fsspec.
+
+    Returns
+    -------
+    StoredVolume
+        Nothing but metadata was read.
+
+    Raises
+    ------
+    InputError
+        Nothing there, not a volume of three axes, or no such level.
+    StoreError
+        The store failed.
+    """
+    url = str(url).rstrip("/")
+    store = open_store(url, storage_options=storage_options)
+    if is_remote(url):
+        zarr.config.set({"async.concurrency": max(REMOTE_CONCURRENCY, zarr.config.get("async.concurrency"))})
+    node = _open_node(store, url)
+    attributes: dict[str, Any] = dict(node.attrs)
+    array: zarr.Array[Any] | zarr.Group = node
+    if isinstance(node, zarr.Array):
+        levels = [Level("", attributes.get(LINEAGE, {}).get("voxel_size_um"))]
+    else:
+        levels = read_levels(attributes)
+        if not levels:
+            inside = ", ".join(sorted(name for name, _ in node.members())) or "nothing"
+            msg = f"{url} is a group without multiscales: name one of its arrays (it holds {inside})"
+            raise InputError(msg)
+        if not 0 <= level < len(levels):
+            msg = f"level {level} does not exist in {url}: it has {len(levels)}, 0 is the finest"
+            raise InputError(msg)
+        array = node[levels[level].path]
+    if level >= len(levels):
+        msg = f"level {level} does not exist in {url}: a bare array has only level 0"
+        raise InputError(msg)
+    return StoredVolume(url, _check_array(array, url), levels[level], tuple(levels), attributes)
+
+
+def open_volume(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> xr.DataArray:
+    """Open a scan or prediction, lazily.
+
+    Parameters
+    ----------
+    url : str
+        An OME-Zarr group or a bare Zarr array, v2 or v3; local path, ``http(s)://`` or ``s3://``.
+    level : int
+        Resolution, 0 is the finest.
+    storage_options : dict, optional
+        For fsspec, such as ``{"anon": True}``.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims z, y, x; Dask-backed, one Dask chunk a stored chunk; attrs ``voxel_size_um``,
+        ``source``, and the lineage where inkzarr made the volume.
+
+    Raises
+    ------
+    InputError
+        Nothing there, not a volume of three axes, or no such level.
+    StoreError
+        The store failed; also when voxels are computed, naming the chunk.
+
+    Examples
+    --------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = zarr.save_array(folder / "scan.zarr", np.zeros((4, 8, 8), "uint8"))
+    >>> scan = open_volume(folder / "scan.zarr")
+    >>> scan.dims, scan.shape
+    (('z', 'y', 'x'), (4, 8, 8))
+    """
+    stored = open_stored(url, level=level, storage_options=storage_options)
+    return as_dataarray(stored)
+
+
+def as_dataarray(stored: StoredVolume) -> xr.DataArray:
+    """A stored volume as a lazy array with named axes."""
+    name = f"volume-{tokenize(stored)}"
+    meta = np.empty((0,) * len(DIMS), stored.dtype)
+    lazy = da.from_array(stored, chunks=tuple(stored.chunks), name=name, fancy=False, meta=meta)
+    attrs: dict[str, Any] = {"voxel_size_um": stored.voxel_size_um, "source": stored.url}
+    if stored.lineage:
+        attrs["lineage"] = stored.lineage
+    return xr.DataArray(lazy, dims=DIMS, name="volume", attrs=attrs)
+
+
+def create_volume(store: Store, spec: VolumeSpec, name: str) -> zarr.Array[Any]:
+    """Create the OME-Zarr group and its empty array; nothing may be there yet.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        Writable; the group is its root.
+    spec : VolumeSpec
+        The array's layout.
+    name : str
+        Of the image.
+
+    Returns
+    -------
+    zarr.Array
+        Chunks 128 along each axis, blosc zstd, fill value 0.
+    """
+    attributes = {
+        **write_levels(spec, name, [1]),
+        LINEAGE: spec.lineage | {"voxel_size_um": spec.voxel_size_um},
+    }
+    zarr_format: Any = spec.zarr_format
+    group = zarr.create_group(store, zarr_format=zarr_format, overwrite=False, attributes=attributes)
+    return create_level(group, spec)
+
+
+def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:
+    """Create one level's array in an existing group.
+
+    Returns
+    -------
+    zarr.Array
+        Empty, as `spec` says.
+    """
+    encoding: Any = {"name": "default", "separator": "/"}
+    compressor: Any = BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle")
+    if spec.zarr_format == 2:
+        encoding = {"name": "v2", "separator": "/"}
+        compressor = Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
+    return group.create_array(
+        spec.path,
+        shape=tuple(spec.shape),
+        chunks=tuple(spec.chunks),
+        shards=spec.shards and tuple(spec.shards),
+        dtype=spec.dtype,
+        compressors=compressor,
+        filters=None,
+        fill_value=0,
+        chunk_key_encoding=encoding,
+        dimension_names=DIMS if spec.zarr_format == 3 else None,
+    )
+
+
+def _open_node(store: Store, url: str) -> zarr.Array[Any] | zarr.Group:
+    try:
+        return zarr.open(store, mode="r")
+    except StoreError:
+        raise
+    except (FileNotFoundError, NodeNotFoundError) as error:
+        msg = f"no Zarr volume at {url}: give the folder or URL that holds .zgroup, .zarray or zarr.json"
+        raise InputError(msg) from error
+    except Exception as error:
+        msg = f"the metadata at {url} cannot be used: {error}"
+        raise InputError(msg) from error
+
+
+def _check_array(array: object, url: str) -> zarr.Array[Any]:
+    if not isinstance(array, zarr.Array):
+        msg = f"{url} names a level that is no array: its multiscales metadata is wrong"
+        raise InputError(msg)
+    if array.ndim != len(DIMS):
+        msg = f"{url} has {array.ndim} axes {array.shape}: a volume has three, z y x"
+        raise InputError(msg)
+    dtype = np.dtype(array.dtype)
+    if dtype.kind not in NUMBERS:
+        msg = f"{url} holds dtype {dtype}: a voxel is a whole number or a float"
+        raise InputError(msg)
+    if min(array.shape) < 1:
+        msg = f"{url} has shape {array.shape}: every axis needs at least one voxel"
+        raise InputError(msg)
+    if Zyx(*array.chunks).volume * dtype.itemsize > LARGEST_CHUNK:
+        msg = f"{url} has chunks of {array.chunks} {dtype}: more than {LARGEST_CHUNK} bytes each are refused"
+        raise InputError(msg)
+    return array
