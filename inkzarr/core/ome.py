@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
-from inkzarr.core.schema import DIMS, VolumeSpec
+from inkzarr.core.errors import InputError
+from inkzarr.core.schema import DIMS, FULL_RESOLUTION, VolumeSpec
 
 MICROMETRES = {
     "angstrom": 1e-4,
@@ -27,10 +29,16 @@ class Level:
         The array's path in the group.
     voxel_size_um : float or None
         Edge of a voxel along z in micrometres; None where the metadata does not say.
+    spacing_um : tuple of three floats, or None
+        Edges of a voxel along z, y and x in micrometres.
+    origin_um : tuple of three floats
+        Where the centre of the first voxel lies, z y x in micrometres.
     """
 
     path: str
     voxel_size_um: float | None = None
+    spacing_um: tuple[float, ...] | None = None
+    origin_um: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 def read_levels(attributes: dict[str, Any]) -> list[Level]:
@@ -54,14 +62,15 @@ def read_levels(attributes: dict[str, Any]) -> list[Level]:
         return []
     axes = [a if isinstance(a, dict) else {"name": a} for a in multiscales[0].get("axes", [])]
     names = [axis.get("name") for axis in axes]
-    z = names.index("z") if "z" in names else -3
-    unit = MICROMETRES.get(axes[z].get("unit") or "micrometer") if len(axes) >= len(DIMS) else None
+    columns = [names.index(dim) if dim in names else i - len(DIMS) for i, dim in enumerate(DIMS)]
+    units: list[float | None] = [None] * len(DIMS)
+    if len(axes) >= len(DIMS):
+        units = [MICROMETRES.get(axes[c].get("unit") or "micrometer") for c in columns]
     levels = []
     for dataset in multiscales[0].get("datasets", []):
-        transforms = dataset.get("coordinateTransformations") or []
-        scales = [t["scale"] for t in transforms if t.get("type") == "scale" and "scale" in t]
-        size = float(scales[0][z]) * unit if scales and unit is not None else None
-        levels.append(Level(str(dataset["path"]), size))
+        path, origin = str(dataset["path"]), _in_um(dataset, "translation", columns, units)
+        spacing = _in_um(dataset, "scale", columns, units)
+        levels.append(Level(path, spacing[0] if spacing else None, spacing, origin or Level.origin_um))
     return sorted(levels, key=lambda level: (level.voxel_size_um or 0, len(level.path), level.path))
 
 
@@ -85,11 +94,7 @@ def write_levels(spec: VolumeSpec, name: str, factors: list[int]) -> dict[str, A
     um = spec.voxel_size_um
     datasets: list[dict[str, Any]] = []
     for path, factor in enumerate(factors):
-        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [um * factor] * len(DIMS)}]
-        if factor > 1:
-            shift = um * (factor - 1) / 2
-            transforms.append({"type": "translation", "translation": [shift] * len(DIMS)})
-        datasets.append({"path": str(path), "coordinateTransformations": transforms})
+        datasets.append(_dataset(str(path), [um] * len(DIMS), [0.0] * len(DIMS), factor))
     image = {
         "name": name,
         "axes": [{"name": axis, "type": "space", "unit": "micrometer"} for axis in DIMS],
@@ -98,3 +103,76 @@ def write_levels(spec: VolumeSpec, name: str, factors: list[int]) -> dict[str, A
     if spec.zarr_format == 2:
         return {"multiscales": [{"version": "0.4", **image}]}
     return {"ome": {"version": "0.5", "multiscales": [image]}}
+
+
+def add_level(attributes: dict[str, Any], path: str, factor: int, downscaling: str) -> dict[str, Any]:
+    """The group's attributes with one coarser level more; all else stays as it was.
+
+    Parameters
+    ----------
+    attributes : dict
+        Of the group; not changed.
+    path : str
+        Of the new level.
+    factor : int
+        Its downsampling against the level at path ``0``, whose scale, unit and place are kept::
+
+            factor 2    | 0 | 1 | 2 | 3 |    voxel centres: the new first one lies half a
+                        |   0   |   1   |    fine voxel behind the old first one
+
+    downscaling : str
+        How it was made, such as ``mean``; noted as the image's ``type`` where it has none.
+
+    Raises
+    ------
+    InputError
+        The group lists no level ``0`` with a scale.
+    """
+    attributes = copy.deepcopy(attributes)
+    image = attributes.get("ome", attributes)["multiscales"][0]
+    finest = [dataset for dataset in image["datasets"] if str(dataset["path"]) == FULL_RESOLUTION]
+    scale = _transform(finest[0], "scale") if finest else None
+    if scale is None:
+        msg = f"the group lists no level {FULL_RESOLUTION} with a scale: ingest the volume anew"
+        raise InputError(msg)
+    shift = _transform(finest[0], "translation") or [0.0] * len(scale)
+    others = [dataset for dataset in image["datasets"] if str(dataset["path"]) != path]
+    image["datasets"] = [*others, _dataset(path, scale, shift, factor)]
+    image.setdefault("type", downscaling)
+    return attributes
+
+
+def only_full_resolution(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The group's attributes without any level but ``0``; `attributes` is not changed."""
+    attributes = copy.deepcopy(attributes)
+    image = attributes.get("ome", attributes)["multiscales"][0]
+    image["datasets"] = [d for d in image["datasets"] if str(d["path"]) == FULL_RESOLUTION]
+    image.pop("type", None)
+    return attributes
+
+
+def _dataset(path: str, scale: list[float], shift: list[float], factor: int) -> dict[str, Any]:
+    """One level, `factor` times coarser than the one with `scale` and `shift` (one number an axis)."""
+    transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [s * factor for s in scale]}]
+    moved = [t + s * (factor - 1) / 2 for t, s in zip(shift, scale, strict=True)]
+    if any(moved):
+        transforms.append({"type": "translation", "translation": moved})
+    return {"path": path, "coordinateTransformations": transforms}
+
+
+def _transform(dataset: dict[str, Any], kind: str) -> list[float] | None:
+    """The numbers of a level's ``scale`` or ``translation``, one an axis."""
+    for transform in dataset.get("coordinateTransformations") or []:
+        if transform.get("type") == kind and kind in transform:
+            return [float(number) for number in transform[kind]]
+    return None
+
+
+def _in_um(
+    dataset: dict[str, Any], kind: str, columns: list[int], units: list[float | None]
+) -> tuple[float, ...] | None:
+    """The numbers of z, y and x in micrometres; None where they or a unit are not known."""
+    numbers = _transform(dataset, kind)
+    if numbers is None or None in units:
+        return None
+    return tuple(numbers[c] * unit for c, unit in zip(columns, units, strict=True) if unit is not None)

@@ -97,6 +97,14 @@ class StoredVolume:
             return None
         return ledger if ledger.load() else None
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this volume's voxels from others', as far as metadata can: for fingerprints."""
+        name = "/".join(filter(None, (self.url.rsplit("/", 1)[-1], self.level.path)))
+        layout = {"shape": list(self.shape), "dtype": self.dtype.name, "chunks": list(self.chunks)}
+        manifest = self.ledger and self.ledger.manifest
+        return {"name": name, **layout, "made_by": manifest and manifest.fingerprint}
+
     def read(self, box: Box) -> np.ndarray:
         """The voxels of `box`, which lies inside the volume.
 
@@ -134,9 +142,14 @@ class StoredVolume:
             except StoreError as chunk_error:
                 return str(chunk_error)
             except Exception as chunk_error:  # noqa: BLE001 - codecs raise anything
-                key_name = self.array.metadata.encode_chunk_key(tuple(index))
-                return f"chunk {key_name} of {self.url} does not decode: {chunk_error}"
+                return f"chunk {self.chunk_key(index)} of {self.url} does not decode: {chunk_error}"
         return f"{self.url} cannot be read at {region}: {error}"
+
+    def chunk_key(self, index: Zyx) -> str:
+        """The key, below the array's own, of what is stored of chunk `index`: a chunk, or its shard."""
+        stored = self.array.shards or self.array.chunks
+        axes = zip(index, self.array.chunks, stored, strict=True)
+        return str(self.array.metadata.encode_chunk_key(tuple(i * c // s for i, c, s in axes)))
 
     def may_exceed(self, threshold: float) -> np.ndarray:
         """Which chunks may hold a voxel above `threshold`, told without reading any.
@@ -168,10 +181,8 @@ class StoredVolume:
             return None
         prefix = self.array.path
         counts = Grid(self.shape, self.chunks).counts
-        names: dict[str, Zyx] = {}
         encode = self.array.metadata.encode_chunk_key
-        for index in itertools.product(*map(range, counts)):
-            names[encode(index)] = Zyx(*index)
+        names = {encode(index): index for index in itertools.product(*map(range, counts))}
         found = np.zeros(counts, bool)
 
         async def collect() -> None:
@@ -221,7 +232,7 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
         zarr.config.set({"async.concurrency": max(REMOTE_CONCURRENCY, zarr.config.get("async.concurrency"))})
     node = _open_node(store, url)
     attributes: dict[str, Any] = dict(node.attrs)
-    array: zarr.Array[Any] | zarr.Group = node
+    array: zarr.Array[Any] | zarr.Group | None = node
     if isinstance(node, zarr.Array):
         levels = [Level("", attributes.get(LINEAGE, {}).get("voxel_size_um"))]
     else:
@@ -233,11 +244,24 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
         if not 0 <= level < len(levels):
             msg = f"level {level} does not exist in {url}: it has {len(levels)}, 0 is the finest"
             raise InputError(msg)
-        array = node[levels[level].path]
+        array = node.get(levels[level].path)
     if level >= len(levels):
         msg = f"level {level} does not exist in {url}: a bare array has only level 0"
         raise InputError(msg)
     return StoredVolume(url, _check_array(array, url), levels[level], tuple(levels), attributes)
+
+
+def open_all(url: str, *, storage_options: dict[str, Any] | None = None) -> list[StoredVolume]:
+    """Every level of an image, every array of a label group, or the one bare array; see `open_stored`."""
+    url = str(url).rstrip("/")
+    node = _open_node(open_store(url, storage_options=storage_options), url)
+    attributes: dict[str, Any] = dict(node.attrs)
+    if isinstance(node, zarr.Array) or read_levels(attributes):
+        count = max(1, len(read_levels(attributes)))
+        return [open_stored(url, level=n, storage_options=storage_options) for n in range(count)]
+    um = attributes.get(LINEAGE, {}).get("voxel_size_um")
+    levels = tuple(Level(name, um) for name in sorted(node.array_keys()))
+    return [StoredVolume(url, _check_array(node[n.path], url), n, levels, attributes) for n in levels]
 
 
 def open_volume(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> xr.DataArray:

@@ -1,0 +1,344 @@
+"""Pyramid: coarser levels of a volume, each half as fine as the one below, for viewers and quick looks.
+
+::
+
+    level 0   | a | b | c | d | e |     along each axis; 2 x 2 x 2 voxels become one
+    level 1   |  ab   |  cd   | e |     at an odd end: what the voxels that exist give
+
+A level is listed in the group's metadata once all of it is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.core.sync import sync
+
+from inkzarr.core.errors import InputError
+from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.job import Job, Plan, Report, RunOptions
+from inkzarr.core.ledger import DONE
+from inkzarr.core.ome import add_level, only_full_resolution
+from inkzarr.core.progress import size, tick
+from inkzarr.core.remote import is_remote, open_store
+from inkzarr.core.runner import plan_blocks, write_blocks
+from inkzarr.core.schema import CHUNK, FULL_RESOLUTION, LEDGER_FOLDER, VolumeSpec
+from inkzarr.core.store import StoredVolume, open_stored
+from inkzarr.core.target import names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Reduce = Literal["mean", "max"]
+
+BLOCK = 256
+"""Edge of a block of the level that is written, in voxels."""
+PIECE = 128
+"""Edge of what is halved at once: small enough for the processor's cache, and for whole shards."""
+REMOTE_WORKERS = 8
+"""Blocks in flight where a store answers slowly."""
+
+
+def pyramid(
+    volume_url: str,
+    *,
+    levels: int | None = None,
+    reduce: Reduce = "mean",
+    options: RunOptions = RunOptions(),
+    storage_options: dict[str, Any] | None = None,
+) -> list[Report]:
+    """Add levels 1, 2, ... to an OME-Zarr group; run again to go on where a run was stopped.
+
+    Parameters
+    ----------
+    volume_url : str
+        The group, local or remote; its full resolution is at path ``0``, and finished.
+    levels : int, optional
+        How many to add; default: until a level fits one chunk (128 along every axis).
+    reduce : str
+        ``mean`` (whole numbers are averaged exactly and rounded half up) or ``max``.
+    options : RunOptions
+        How it is carried out; ``overwrite`` deletes all levels but ``0`` first.
+    storage_options : dict, optional
+        For fsspec.
+
+    Returns
+    -------
+    list of Report
+        One a level; the group lists them.
+
+    Raises
+    ------
+    InputError
+        A bare array, an unfinished level 0, levels that another tool or other settings made, or more
+        levels than there are voxels to halve; nothing was written.
+    StoreError, BlocksFailedError
+        As the runner's; the level is not listed then.
+
+    Examples
+    --------
+    >>> from inkzarr.core.runner import write_blocks
+    >>> scan = getfixture("tmp_path") / "scan.zarr"
+    >>> job = Job("ingest", str(scan), VolumeSpec(Zyx(5, 4, 4), np.dtype("uint8")), Zyx.of(128), {})
+    >>> _ = write_blocks(job, lambda box: np.ones(box.shape, "uint8"), RunOptions())
+    >>> _ = pyramid(scan, levels=1)
+    >>> open_stored(scan, level=1).shape
+    Zyx(z=3, y=2, x=2)
+    """
+    # refuses before anything is changed
+    plans = plan_pyramid(
+        volume_url, levels=levels, reduce=reduce, options=options, storage_options=storage_options
+    )
+    group = _Group(_url(volume_url), storage_options)
+    group.prepare(overwrite=options.overwrite)
+    options = dataclasses.replace(options, overwrite=False)
+    reports = []
+    for number, plan in enumerate(plans, start=1):
+        below = group.level(number - 1)
+        job = dataclasses.replace(plan.job, fingerprint=_fingerprint(below, reduce))
+        reports.append(write_blocks(job, HalvedBlocks(below, reduce), options))
+        group.list_level(number, reduce)
+    return reports
+
+
+def plan_pyramid(
+    volume_url: str,
+    *,
+    levels: int | None = None,
+    reduce: Reduce = "mean",
+    options: RunOptions = RunOptions(),
+    storage_options: dict[str, Any] | None = None,
+) -> list[Plan]:
+    """Say what `pyramid` would do, one plan a level, and write nothing.
+
+    Raises
+    ------
+    InputError
+        As `pyramid` would.
+    """
+    if reduce not in get_args(Reduce):
+        msg = f"reduce {reduce!r} is unknown: use {' or '.join(get_args(Reduce))}"
+        raise InputError(msg)
+    group = _Group(_url(volume_url), storage_options)
+    finest = group.full_resolution()
+    listed = [FULL_RESOLUTION]
+    if not options.overwrite:
+        group.refuse_foreign_levels()
+        listed = group.listed()
+    plans = []
+    for number, shape in enumerate(_shapes(finest.shape, levels), start=1):
+        job, look = _job(group, finest, number, shape), dataclasses.replace(options, overwrite=True)
+        if str(number - 1) in listed and not options.overwrite:
+            job = dataclasses.replace(job, fingerprint=_fingerprint(group.level(number - 1), reduce))
+            look = options
+        nbytes = size(Zyx(*(2 * n for n in shape)).volume * finest.dtype.itemsize)
+        plans.append(
+            plan_blocks(job, look, level=str(number), **{"bytes in": f"{nbytes} before compression"})
+        )
+    return plans
+
+
+@dataclass(frozen=True)
+class HalvedBlocks:
+    """The block function: reads a box of the level below, twice as large, and halves it.
+
+    Parameters
+    ----------
+    below : StoredVolume
+        The level that is read.
+    reduce : str
+        ``mean`` or ``max``.
+    """
+
+    below: StoredVolume
+    reduce: Reduce
+
+    def __call__(self, box: Box) -> np.ndarray:
+        """The voxels of `box`, in voxels of the level that is written."""
+        halved = np.empty(box.shape, self.below.dtype)
+        pieces = Grid(box.shape, Zyx.of(PIECE))
+        for index in pieces.indices():
+            piece = pieces.box(index).shift(box.start)
+            start, stop = (Zyx(*(2 * n for n in corner)) for corner in (piece.start, piece.stop))
+            voxels = self.below.read(Box(start, stop).clip(Box.whole(self.below.shape)))
+            halved[piece.within(box)] = halve(voxels, self.reduce)
+            tick(piece.shape.volume)
+        return halved
+
+
+def halve(voxels: np.ndarray, reduce: Reduce = "mean") -> np.ndarray:
+    """Each 2 x 2 x 2 voxels as one; at an odd end, the voxels that exist.
+
+    Parameters
+    ----------
+    voxels : numpy.ndarray
+        Z, Y, X; whole numbers or floats.
+    reduce : str
+        ``mean``: exact for whole numbers, rounded half up (towards +infinity), and in twice the
+        precision for floats of up to 32 bits; a nan makes a nan. ``max``: the largest.
+
+    Returns
+    -------
+    numpy.ndarray
+        Same dtype, ceil(shape / 2).
+
+    Examples
+    --------
+    >>> halve(np.array([[[1, 2, 9], [3, 4, 8]]], "uint8"))
+    array([[[3, 9]]], dtype=uint8)
+    """
+    # a last plane counted twice changes neither a maximum nor a mean of the voxels that exist
+    odd = [(0, n % 2) for n in voxels.shape]
+    whole = np.pad(voxels, odd, mode="edge") if any(map(any, odd)) else voxels
+    dtype = voxels.dtype
+    halved: np.ndarray
+    if reduce == "max":
+        halved = _pairs(whole, np.maximum, dtype)
+    elif dtype.kind == "f":
+        wide = np.dtype(f"f{min(8, 2 * dtype.itemsize)}")
+        halved = (_pairs(whole, np.add, wide) / 8).astype(dtype)
+    elif dtype.itemsize == 8:  # no wider integer: add eighths and what is left of them
+        halved = _pairs(whole >> 3, np.add, dtype) + ((_pairs(whole & 7, np.add, dtype) + 4) >> 3)
+    else:
+        wide = np.dtype(f"{dtype.kind}{2 * dtype.itemsize}")
+        halved = ((_pairs(whole, np.add, wide) + 4) >> 3).astype(dtype)
+    return halved
+
+
+def _pairs(voxels: np.ndarray, combine: Callable[..., np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
+    """Combine neighbours along z, then y, then x, in `dtype`; every axis is even."""
+    voxels = combine(voxels[0::2], voxels[1::2], dtype=dtype)
+    voxels = combine(voxels[:, 0::2], voxels[:, 1::2], dtype=dtype)
+    return combine(voxels[..., 0::2], voxels[..., 1::2], dtype=dtype)
+
+
+def _url(volume_url: str) -> str:
+    return str(volume_url).rstrip("/")
+
+
+def _shapes(shape: Zyx, levels: int | None) -> list[Zyx]:
+    """Shapes of levels 1, 2, ...
+
+    Raises
+    ------
+    InputError
+        Not a positive number of levels, or more than there are voxels to halve.
+    """
+    fitting = (max(shape) - 1).bit_length() - (CHUNK - 1).bit_length()
+    most = (max(shape) - 1).bit_length()
+    count = max(0, fitting) if levels is None else levels
+    if levels is not None and not 1 <= levels <= most:
+        msg = f"levels {levels} cannot be: a volume of {tuple(shape)} can be halved 1 to {most} times"
+        raise InputError(msg)
+    return [Zyx(*(-(-n // 2**number) for n in shape)) for number in range(1, count + 1)]
+
+
+def _job(group: _Group, finest: StoredVolume, number: int, shape: Zyx) -> Job:
+    """Level `number` as the runner writes it, laid out as the finest is; the fingerprint comes later."""
+    shards = finest.array.shards
+    spec = VolumeSpec(
+        shape,
+        finest.dtype,
+        zarr_format=finest.array.metadata.zarr_format,
+        shard=None if shards is None else -(-max(shards) // CHUNK) * CHUNK,
+        path=str(number),
+    )
+    workers = REMOTE_WORKERS if is_remote(group.url) else max(2, os.cpu_count() or 2)
+    job = Job(
+        f"pyramid {number}",
+        group.url,
+        spec,
+        Zyx.of(BLOCK),
+        {},
+        workers=workers,
+        storage_options=group.storage_options,
+    )
+    piece = Zyx(*(min(PIECE, n) for n in job.grid.cell)).volume
+    voxels = 2 * job.grid.cell.volume + 16 * piece  # the block and its copy, the voxels below and theirs
+    return dataclasses.replace(job, block_bytes=voxels * finest.dtype.itemsize)
+
+
+def _fingerprint(below: StoredVolume, reduce: Reduce) -> dict[str, Any]:
+    """What changes a voxel: the voxels below, by the ledger's checksums where there is one, and how."""
+    layout = {"path": below.level.path, "shape": list(below.shape), "dtype": below.dtype.name}
+    if below.ledger is None:
+        identity: dict[str, Any] = {"identity": below.identity}
+    else:
+        identity = {"voxels": google_crc32c.value(below.ledger.chunk_table().crc32c.tobytes())}
+    return {"below": {**layout, **identity}, "reduce": reduce}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The OME-Zarr group that gets the levels."""
+
+    url: str
+    storage_options: dict[str, Any] | None
+
+    def listed(self) -> list[str]:
+        """Paths of the levels that the group's metadata lists: these are finished."""
+        return [level.path for level in open_stored(self.url, storage_options=self.storage_options).levels]
+
+    def level(self, number: int) -> StoredVolume:
+        """Level `number`, which the group lists."""
+        at = self.listed().index(str(number))
+        return open_stored(self.url, level=at, storage_options=self.storage_options)
+
+    def full_resolution(self) -> StoredVolume:
+        """Level 0, which is refused where a pyramid cannot stand on it."""
+        paths = self.listed()
+        if paths == [""]:
+            msg = f"{self.url} is a bare array, which cannot hold levels: ingest it into a group first"
+            raise InputError(msg)
+        if FULL_RESOLUTION not in paths:
+            msg = f"{self.url} has levels {', '.join(paths)}, none at path {FULL_RESOLUTION}: ingest it anew"
+            raise InputError(msg)
+        finest = self.level(0)
+        add_level(finest.attributes, "1", 2, "mean")
+        manifest = finest.ledger and finest.ledger.manifest
+        if manifest and manifest.state != DONE:
+            msg = f"level 0 of {self.url} is unfinished: run again what writes it, then the pyramid"
+            raise InputError(msg)
+        return finest
+
+    def refuse_foreign_levels(self) -> None:
+        """Raise where levels are there that no run of ours wrote."""
+        store = open_store(self.url, storage_options=self.storage_options)
+        there = {name for name in names(store, "") if name.isdecimal()} | set(self.listed())
+        foreign = sorted(there - names(store, LEDGER_FOLDER) - {FULL_RESOLUTION})
+        if foreign:
+            made = f"{self.url} has levels that inkzarr did not write ({', '.join(foreign)})"
+            msg = f"{made}: keep them, or replace them with --overwrite"
+            raise InputError(msg)
+
+    def prepare(self, *, overwrite: bool) -> None:
+        """Make room for levels: where overwriting, all but the finest are unlisted, then deleted."""
+        self._change(only_full_resolution if overwrite else dict)
+        if not overwrite:
+            return
+        store = open_store(self.url, storage_options=self.storage_options, read_only=False)
+        # only plain numbers are deleted: a listed path may lead anywhere
+        for name in names(store, "") | names(store, LEDGER_FOLDER):
+            if name.isdecimal() and name != FULL_RESOLUTION:
+                sync(store.delete_dir(name))
+                sync(store.delete_dir(f"{LEDGER_FOLDER}/{name}"))
+
+    def list_level(self, number: int, reduce: Reduce) -> None:
+        """Add a finished level to the group's metadata."""
+        self._change(lambda attributes: add_level(attributes, str(number), 2**number, reduce))
+
+    def _change(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Change the group's attributes, and its consolidated metadata (Zarr 2) where it has any."""
+        store = open_store(self.url, storage_options=self.storage_options, read_only=False)
+        group = zarr.open_group(store, mode="r+", use_consolidated=False)
+        before = dict(group.attrs)
+        if (after := change(before)) != before:
+            group.update_attributes(after)
+        if ".zmetadata" in names(store, ""):
+            zarr.consolidate_metadata(store, zarr_format=2)
