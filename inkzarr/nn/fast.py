@@ -1,0 +1,267 @@
+"""The same network with fewer operations, for inference; the sums are the same, in another order.
+
+**The phase trick.** A decoder doubles a small map ``s`` and convolves it, joined to the skip map. Along one
+axis, with a kernel (w0, w1, w2), an output voxel sees no more than two voxels of the small map::
+
+    small          s0        s1        s2
+    doubled      s0   s0   s1   s1   s2   s2
+    output       o0   o1   o2   o3   o4   o5     even: o2 = w0 s0 + (w1+w2) s1
+                     [w0   w1   w2]              odd:  o3 = (w0+w1) s1 + w2 s2
+                          [w0   w1   w2]
+
+In space that makes eight phases, each a 2x2x2 convolution of the small map whose result is every second
+voxel of the output: 8 taps where there were 27. Past the border both see zeros.
+
+**The join.** A convolution of joined channels is the sum of two, so the joined map is never stored either.
+Its GroupNorm needs the mean and variance of every channel, and a doubled map has those of the small one;
+the normalisation is applied to each part before its convolution, so that the zero padding stays zero.
+
+**Same bits.** How torch's CPU kernels order their sums depends on the number of threads and on the batch. So
+there each window runs by itself in a worker of one thread, as many windows at a time as torch has threads,
+which is no slower: the logits of a window are the same bits whatever its batch and the number of threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inkzarr.nn.unet import SingleConv, UNet3D, check_window
+
+LAST = torch.channels_last_3d
+PHASES = tuple(itertools.product((0, 1), repeat=3))
+PIECE = 2**18  # voxels times channels that stay in a core's cache
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel.
+
+    Parameters
+    ----------
+    x : Tensor
+        (N, C, Z, Y, X).
+
+    Returns
+    -------
+    mean, variance : Tensor
+        (N, C), float64; the variance is that of the voxels at hand (no correction).
+    """
+    if x.device.type != "cpu":
+        variance, mean = torch.var_mean(x.float(), (2, 3, 4), correction=0)
+        return mean.double(), variance.double()
+    means, variances = [], []
+    for piece in x.split(max(1, PIECE * x.shape[2] // x.numel()), dim=2):
+        piece = piece.float()
+        mean = piece.mean(4).mean(3)  # of each slice, so that the squares are of small numbers
+        means.append(mean)
+        variances.append((piece - mean[..., None, None]).square_().mean(4).mean(3))
+    mean, variance = torch.cat(means, 2).double(), torch.cat(variances, 2).double()
+    return mean.mean(2), variance.mean(2) + mean.var(2, correction=0)
+
+
+def convolve(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+    """Convolve by oneDNN on a CPU, where torch would choose the kernel by size and threads."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return torch.mkldnn_convolution(x, kernel, None, (padding,) * 3, (1,) * 3, (1,) * 3, 1)
+    return F.conv3d(x, kernel, padding=padding)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A GroupNorm that takes its statistics from outside.
+
+    Parameters
+    ----------
+    weight, bias : Tensor
+        (C,), float64.
+    groups : int
+        Of channels that share their statistics.
+    eps : float
+        Added to the variance.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    groups: int
+    eps: float
+
+    @classmethod
+    def of(cls, layer: nn.GroupNorm, device: torch.device) -> Norm:
+        """The same normalisation as the module's."""
+        weight, bias = (p.detach().to(device, torch.float64) for p in (layer.weight, layer.bias))
+        return cls(weight, bias, layer.num_groups, layer.eps)
+
+    def affine(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn statistics of channels, (N, C), into the scale and shift of each, (N, C, 1, 1, 1)."""
+        grouped = mean.unflatten(1, (self.groups, -1))
+        centre = grouped.mean(2, keepdim=True)
+        spread = variance.unflatten(1, (self.groups, -1)).mean(2, keepdim=True)
+        spread = spread + (grouped - centre).square().mean(2, keepdim=True)
+        scale = self.weight.unflatten(0, (self.groups, -1)) * torch.rsqrt(spread + self.eps)
+        shift = self.bias.unflatten(0, (self.groups, -1)) - centre * scale
+        return scale.flatten(1)[..., None, None, None], shift.flatten(1)[..., None, None, None]
+
+
+def apply_(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``x * scale + shift`` in place."""
+    return x.mul_(scale.to(x.dtype)).add_(shift.to(x.dtype))
+
+
+@dataclass(frozen=True)
+class Conv:
+    """GroupNorm, convolution, ReLU; overwrites the map that it is given.
+
+    Parameters
+    ----------
+    norm : Norm
+        Of the inputs.
+    kernel : Tensor
+        (outputs, inputs, 3, 3, 3).
+    """
+
+    norm: Norm
+    kernel: Tensor
+
+    @classmethod
+    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device) -> Conv:
+        """The same layer as the module's."""
+        kernel = layer.conv.weight.detach().to(device, dtype, memory_format=LAST, copy=True)
+        return cls(Norm.of(layer.groupnorm, device), kernel)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, inputs, Z, Y, X) -> (N, outputs, Z, Y, X)."""
+        x = apply_(x, *self.norm.affine(*moments(x)))
+        return convolve(x.to(self.kernel.dtype), self.kernel, padding=1).relu_()
+
+
+@dataclass(frozen=True)
+class Join:
+    """The first convolution of a decoder, of a skip map and a small map that is never doubled.
+
+    Parameters
+    ----------
+    norm : Norm
+        Of the joined channels, the skip map's first.
+    skip_kernel : Tensor
+        (outputs, skip, 3, 3, 3).
+    phase_kernels : tuple of Tensor
+        Eight, in the order of `PHASES`, each (outputs, small, 2, 2, 2).
+    """
+
+    norm: Norm
+    skip_kernel: Tensor
+    phase_kernels: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device) -> Join:
+        """The same layer as the module's, of whose channels the outputs' number come from the skip map."""
+        kernel = layer.conv.weight.detach().double()
+        skip, small = kernel.tensor_split([kernel.shape[0]], dim=1)
+        phases = []
+        for phase in PHASES:
+            taps = small
+            for axis, odd in enumerate(phase, start=2):
+                w0, w1, w2 = taps.split(1, axis)
+                taps = torch.cat((w0 + w1, w2) if odd else (w0, w1 + w2), axis)
+            phases.append(taps.to(device, dtype, memory_format=LAST))
+        return cls(
+            Norm.of(layer.groupnorm, device), skip.to(device, dtype, memory_format=LAST), tuple(phases)
+        )
+
+    def __call__(self, skip: Tensor, small: Tensor) -> Tensor:
+        """(N, skip, Z, Y, X) and (N, small, Z/2, Y/2, X/2) -> (N, outputs, Z, Y, X)."""
+        parts = zip(moments(skip), moments(small), strict=True)
+        scale, shift = self.norm.affine(*(torch.cat(part, 1) for part in parts))
+        cut = skip.shape[1]
+        out = convolve(apply_(skip, scale[:, :cut], shift[:, :cut]), self.skip_kernel, padding=1)
+        small = F.pad(apply_(small, scale[:, cut:], shift[:, cut:]), (1,) * 6)
+        depth, height, width = (size - 1 for size in small.shape[2:])
+        for (z, y, x), kernel in zip(PHASES, self.phase_kernels, strict=True):
+            seen = small[:, :, z : z + depth, y : y + height, x : x + width].contiguous(memory_format=LAST)
+            out[:, :, z::2, y::2, x::2] += convolve(seen, kernel, padding=0)
+        return out.relu_()
+
+
+def single_threaded(workers: int) -> ThreadPoolExecutor:
+    """Start a pool of `workers` in which torch computes with one thread each."""
+
+    def alone() -> None:
+        torch.get_num_threads()  # a new thread takes the process's number when it first asks
+        torch.set_num_threads(1)
+        started.wait()
+
+    threads = torch.get_num_threads()
+    started = threading.Barrier(workers)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="inkzarr-net")
+    list(pool.map(lambda _: alone(), range(workers)))
+    torch.set_num_threads(threads)  # what threads to come will take
+    return pool
+
+
+def prepare(
+    model: UNet3D, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Callable[[Tensor], Tensor]:
+    """Prepare the network's weights once, for many windows.
+
+    Parameters
+    ----------
+    model : UNet3D
+        Copied, and left as it is.
+    dtype : torch.dtype
+        Of the maps and the convolutions; statistics are float32 or better.
+    device : str or torch.device
+        Where to compute.
+
+    Returns
+    -------
+    callable
+        From normalised windows (N, in_channels, Z, Y, X), of any device, to their logits (N, out_channels,
+        Z, Y, X), float32, on `device`. It raises InputError where a size is not a multiple of 2^(levels-1).
+
+    Examples
+    --------
+    >>> logits = prepare(UNet3D(f_maps=4, levels=2))
+    >>> logits(torch.zeros(2, 1, 8, 8, 8)).shape
+    torch.Size([2, 1, 8, 8, 8])
+    """
+    device = torch.device(device)
+    layers = [
+        (block.basic_module.SingleConv1, block.basic_module.SingleConv2)
+        for block in (*model.encoders, *model.decoders)
+    ]
+    encoders = [tuple(Conv.of(layer, dtype, device) for layer in pair) for pair in layers[: model.levels]]
+    decoders = [
+        (Join.of(first, dtype, device), Conv.of(second, dtype, device))
+        for first, second in layers[model.levels :]
+    ]
+    weights: dict[str, Tensor] = model.state_dict()
+    final = weights["final_conv.weight"].to(device, dtype, memory_format=LAST, copy=True)
+    bias = weights["final_conv.bias"].to(device, torch.float32, copy=True)[:, None, None, None]
+
+    @torch.inference_mode()
+    def forward(windows: Tensor) -> Tensor:
+        x = windows.to(device, torch.float32, copy=True, memory_format=LAST)
+        skips: list[Tensor] = []
+        for level, (first, second) in enumerate(encoders):
+            x = second(first(F.max_pool3d(x, 2) if level else x))
+            skips.append(x)
+        skips.pop()
+        for join, second in decoders:
+            x = second(join(skips.pop(), x))
+        logits: Tensor = convolve(x, final, padding=0).float() + bias
+        return logits
+
+    pool = single_threaded(torch.get_num_threads()) if device.type == "cpu" else None
+
+    def run(windows: Tensor) -> Tensor:
+        check_window(windows.shape[2:], model.levels)
+        return forward(windows) if pool is None else torch.cat(list(pool.map(forward, windows.split(1))))
+
+    return run

@@ -1,0 +1,172 @@
+"""The fast network gives the plain one's probabilities, and the same bits however it is run."""
+
+import gc
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from inkzarr.core.errors import InputError
+from inkzarr.nn.fast import moments, prepare
+from inkzarr.nn.unet import UNet3D
+
+
+def network(seed=0, **options):
+    """A network whose normalisations are not the identity that they start as."""
+    torch.manual_seed(seed)
+    model = UNet3D(**{"f_maps": 8, "levels": 3, **options}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def windows(*shape, seed=1):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(model, batch, **options):
+    with torch.inference_mode():
+        plain = model(batch)
+    fast = prepare(model, **options)(batch)
+    assert fast.shape == plain.shape
+    assert fast.dtype == torch.float32
+    return float((fast.sigmoid() - plain.sigmoid()).abs().max())
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's threads, and sets them back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_published_architecture():
+    assert difference(network(f_maps=32, levels=5), windows(1, 1, 32, 48, 16)) < 1e-4
+
+
+@given(
+    f_maps=st.sampled_from([4, 8, [4, 16], [16, 8, 24]]),
+    groups=st.sampled_from([1, 2, 4]),
+    channels=st.tuples(st.sampled_from([1, 2, 4]), st.integers(1, 3)),
+    size=st.tuples(*[st.integers(1, 3)] * 3),
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
+def test_any_architecture_and_window(f_maps, groups, channels, size, batch, seed):
+    model = network(seed, f_maps=f_maps, groups=groups, in_channels=channels[0], out_channels=channels[1])
+    assert difference(model, windows(batch, channels[0], *(4 * n for n in size), seed=seed)) < 1e-4
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_windows_of_one_value(value):
+    """Nothing varies but near the border: a variance from squares and means would be lost."""
+    assert difference(network(), torch.full((1, 1, 16, 16, 16), value)) < 1e-4
+
+
+def test_reduced_precision_stays_near():
+    assert difference(network(), windows(1, 1, 16, 16, 16), dtype=torch.bfloat16) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "side"), [({"f_maps": 32, "levels": 5}, 48), ({"f_maps": 12, "groups": 2}, 32)]
+)
+def test_same_bits_for_any_number_of_threads_and_any_batch(threads, options, side):
+    """These sizes are ones where torch's own kernels differ between 1, 2 and 3 threads."""
+    model, batch = network(**options), windows(2, 1, side, side, side)
+    results = []
+    for count in (1, 2, 3, 4):
+        threads(count)
+        fast = prepare(model)
+        assert torch.get_num_threads() == count
+        results += [fast(batch), torch.cat([fast(batch[1:]), fast(batch[:1])]).flip(0)]
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+def test_same_bits_from_many_callers(threads):
+    threads(2)
+    fast, batch = prepare(network()), windows(4, 1, 16, 16, 16)
+    expected, results = fast(batch), {}
+
+    def call(at):
+        results[at] = fast(batch[at : at + 1])
+
+    callers = [threading.Thread(target=call, args=(at,)) for at in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert torch.equal(torch.cat([results[at] for at in range(4)]), expected)
+
+
+def test_neither_input_nor_model_is_touched():
+    model, batch = network(), windows(2, 1, 8, 8, 8)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    kept, fast = batch.clone(), prepare(model)
+    first = fast(batch)
+    assert torch.equal(batch, kept)
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(fast(batch), first)
+
+
+def test_integers_and_other_layouts_are_taken():
+    fast, batch = prepare(network(in_channels=2)), windows(2, 2, 8, 8, 8)
+    assert torch.equal(fast(batch.contiguous(memory_format=torch.channels_last_3d)), fast(batch))
+    assert torch.equal(fast(batch.double()), fast(batch))
+
+
+def test_the_joined_map_is_never_stored(monkeypatch):
+    def forbidden(*args, **options):
+        pytest.fail("the small map was doubled")
+
+    monkeypatch.setattr(functional, "interpolate", forbidden)
+    prepare(network())(windows(1, 1, 8, 8, 8))
+
+
+def test_workers_end_with_the_network():
+    before = set(threading.enumerate())
+    fast = prepare(network())
+    workers = set(threading.enumerate()) - before
+    assert len(workers) == torch.get_num_threads()
+    del fast
+    gc.collect()
+    for worker in workers:
+        worker.join(10)
+        assert not worker.is_alive()
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 8), (8, 8, 7), (0, 8, 8)])
+def test_windows_that_cannot_be_halved_are_refused(shape):
+    with pytest.raises(InputError, match=r"multiple of 4, 2\^\(levels-1\)"):
+        prepare(network())(torch.zeros(1, 1, *shape))
+
+
+@given(mean=st.floats(-100, 100), spread=st.floats(1e-3, 10), side=st.sampled_from([(3, 5, 7), (40, 32, 33)]))
+def test_moments(mean, spread, side):
+    x = (mean + spread * windows(2, 3, *side)).contiguous(memory_format=torch.channels_last_3d)
+    variance, centre = torch.var_mean(x.double(), (2, 3, 4), correction=0)
+    ours = moments(x)
+    torch.testing.assert_close(ours[0], centre, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours[1], variance, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05), (torch.float16, 0.01)]
+)
+def test_on_a_gpu(dtype, most):
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device: this test needs one")
+    model, batch = network(f_maps=32, levels=5), windows(2, 1, 64, 64, 64)
+    with torch.inference_mode():
+        plain = model(batch)
+    fast = prepare(model, dtype=dtype, device="cuda")(batch).cpu()
+    assert (fast.sigmoid() - plain.sigmoid()).abs().max() < most
