@@ -175,7 +175,7 @@ def open_tifxyz(path: Path, shape: tuple[int, int] | None = None) -> Tifxyz:
         if not all(0.5 <= n < MOST for n in exact):
             msg = (
                 f"{path} has {stored[0]} x {stored[1]} grid points at scale {list(scale)}, so "
-                f"{exact[0]:.4g} x {exact[1]:.4g} pixels: scale is grid cells per voxel, correct it in meta.json"
+                f"{exact[0]:.4g} x {exact[1]:.4g} pixels: correct it, in grid cells per voxel"
             )
             raise InputError(msg)
         full = (math.floor(exact[0] + 0.5), math.floor(exact[1] + 0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,7 +68,8 @@ class Spiral:
 
     def __post_init__(self) -> None:
         if self.turns < 1:
-            least = int(2 * (self.inner + self.pitch + AIR_AROUND) * (1 + sum(AMPLITUDES)) / (1 - WANDER)) + 2
+            outer = (self.inner + self.pitch) * (1 + sum(AMPLITUDES)) + self.pitch / 2 + AIR_AROUND
+            least = math.ceil(2 * outer / (1 - WANDER)) + 1
             msg = (
                 f"shape {tuple(self.shape)} is too narrow for one winding of pitch {self.pitch:g}: "
                 f"use at least {least} voxels along y and x, or a smaller pitch"
