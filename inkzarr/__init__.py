@@ -1,0 +1,56 @@
+"""Out-of-core 3D ink detection for the Herculaneum scrolls, on Zarr and Dask."""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from inkzarr.core.errors import InkzarrError
+from inkzarr.core.geometry import Box, Zyx
+from inkzarr.core.job import RunOptions
+from inkzarr.core.schema import VERSION as __version__
+from inkzarr.core.store import open_volume
+
+if TYPE_CHECKING:
+    from inkzarr.export import export
+    from inkzarr.info import info
+    from inkzarr.ingest import ingest
+    from inkzarr.predict import predict
+    from inkzarr.pyramid import pyramid
+    from inkzarr.verify import verify
+
+STAGES = ("export", "info", "ingest", "predict", "pyramid", "verify")
+
+__all__ = [
+    "Box",
+    "InkzarrError",
+    "RunOptions",
+    "Zyx",
+    "__version__",
+    "export",
+    "info",
+    "ingest",
+    "open_volume",
+    "predict",
+    "pyramid",
+    "verify",
+]
+
+
+class _Package(ModuleType):
+    """Hands out each stage's function under the stage's name, on first use, so that torch can be absent."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in STAGES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        if name not in STAGES:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        importlib.import_module(f"{__name__}.{name}")
+        return self.__dict__[name]
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,180 @@
+"""A network at work on a device: windows of raw voxels in, probabilities out, in batches of one size."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+import warnings
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inkzarr.core.errors import InputError
+from inkzarr.core.geometry import AXES
+from inkzarr.nn.checkpoint import Checkpoint, Normalisation, load_checkpoint
+from inkzarr.nn.fast import prepare
+from inkzarr.nn.unet import UNet3D, check_window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from torch import Tensor, nn
+
+    from inkzarr.core.geometry import Zyx
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``cuda`` (``cuda:1``) names on this machine.
+
+    Raises
+    ------
+    InputError
+        CUDA was asked for and there is none, or the name is unknown.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        msg = f"device {device!r} is unknown: use auto, cpu or cuda"
+        raise InputError(msg)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        msg = f"device {device!r} cannot be used, torch finds no CUDA here: use auto or cpu"
+        raise InputError(msg)
+    return torch.device(device)
+
+
+class Engine:
+    """A network on its device.
+
+    Every batch has the same size, filled up with zeros where windows are missing, so that a window's
+    probabilities do not depend on its neighbours in the batch.
+
+    Parameters
+    ----------
+    model : Checkpoint or torch.nn.Module
+        A module gives logits (N, 1, Z, Y, X) for inputs of that shape.
+    batch : int
+        Windows run at once; halved when the device runs out of memory.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    dtype : str
+        ``float32``, ``bfloat16`` or ``float16``, of the network's maps; the blending is float32.
+    axes : str or None
+        Order of axes that the network was trained to see; None is the checkpoint's own, else zyx.
+
+    Raises
+    ------
+    InputError
+        No such device or dtype.
+    """
+
+    def __init__(
+        self,
+        model: Checkpoint | nn.Module,
+        *,
+        batch: int = 1,
+        device: str = "auto",
+        dtype: str = "float32",
+        axes: str | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            msg = f"dtype {dtype!r} is unknown: use {', '.join(DTYPES)}"
+            raise InputError(msg)
+        if batch < 1:
+            msg = f"batch {batch} cannot be: at least one window runs at a time"
+            raise InputError(msg)
+        self.device = choose_device(device)
+        self.batch = batch
+        self.lock = threading.Lock()
+        """Held while a block is run: one block at a time computes, others read and write meanwhile."""
+        checkpoint = model if isinstance(model, Checkpoint) else None
+        module: nn.Module = model.model if isinstance(model, Checkpoint) else model
+        self.token = checkpoint.sha256 if checkpoint else uuid.uuid4().hex
+        self.normalisation = checkpoint.normalisation if checkpoint else Normalisation()
+        axes = axes or (checkpoint.axes if checkpoint else AXES)
+        self._to_network = [AXES.index(axis) for axis in axes]
+        self._from_network = [axes.index(axis) for axis in AXES]
+        self.levels = module.levels if isinstance(module, UNet3D) else 1
+        self._forward = _forward(module, DTYPES[dtype], self.device)
+
+    def check_window(self, window: Zyx) -> None:
+        """Refuse a window that the network cannot halve as often as it has levels.
+
+        Raises
+        ------
+        InputError
+            Naming the window and the sizes that fit.
+        """
+        check_window(window, self.levels)
+
+    def upload(self, voxels: np.ndarray) -> Tensor:
+        """Put raw voxels on the device; from pinned memory where it is a GPU."""
+        tensor = torch.from_numpy(voxels)
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    @torch.inference_mode()
+    def probabilities(self, windows: list[Tensor], dtype: np.dtype[Any]) -> list[Tensor]:
+        """Run windows of raw voxels.
+
+        Parameters
+        ----------
+        windows : list of Tensor
+            (Z, Y, X) each, all of one shape, on the device.
+        dtype : numpy.dtype
+            Of the voxels, whose range is scaled as the checkpoint says.
+
+        Returns
+        -------
+        list of Tensor
+            (Z, Y, X) each, float32: the probability of ink.
+
+        Raises
+        ------
+        InputError
+            Not even one window fits the device's memory.
+        """
+        results: list[Tensor] = []
+        while len(results) < len(windows):
+            part = windows[len(results) : len(results) + self.batch]
+            try:
+                results += self._run(part, dtype)
+            except torch.cuda.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                if self.batch == 1:
+                    shape = tuple(part[0].shape)
+                    msg = f"one window of {shape} does not fit the memory of {self.device}: use a smaller one"
+                    raise InputError(msg) from error
+                self.batch //= 2
+                told = f"{self.device} is out of memory: going on with batches of {self.batch}"
+                warnings.warn(told, RuntimeWarning, stacklevel=2)
+        return results
+
+    def _run(self, part: list[Tensor], dtype: np.dtype[Any]) -> list[Tensor]:
+        scaled = [self.normalisation.scale(window, dtype).permute(self._to_network) for window in part]
+        filled = scaled + [torch.zeros_like(scaled[0])] * (self.batch - len(part))
+        logits = self._forward(torch.stack(filled)[:, None])
+        return [torch.sigmoid(one[0].float()).permute(self._from_network) for one in logits[: len(part)]]
+
+
+@lru_cache(maxsize=2)
+def cached_engine(checkpoint: str, axes: str | None, batch: int, device: str, dtype: str) -> Engine:
+    """The engine of a checkpoint file, prepared once in a process and shared by its threads."""
+    return Engine(load_checkpoint(checkpoint, axes=axes), batch=batch, device=device, dtype=dtype)
+
+
+def _forward(module: nn.Module, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
+    if isinstance(module, UNet3D):
+        return prepare(module, dtype=dtype, device=device)
+    module = module.to(device).eval()
+
+    def forward(windows: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            logits: Tensor = module(windows)
+        return logits
+
+    return forward

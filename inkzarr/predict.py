@@ -1,0 +1,383 @@
+"""Predict ink: a network over overlapping windows of a volume, blended into probabilities.
+
+Blocks are independent: each runs all windows that touch it, from one read of the block and its halo,
+always in the same order, so that the bytes do not depend on how the volume was cut::
+
+    read    [<- halo ->[ block ]<- halo ->]     windows: every multiple of the stride
+    run      [====][====][====]                 layer by layer along z, a window's depth of sums at a time
+    write              [ block ]                uint8, round(255 * probability)
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import torch
+import xarray as xr
+
+from inkzarr.core.blending import Blend
+from inkzarr.core.errors import InputError
+from inkzarr.core.geometry import Box, Grid, Windows, Zyx
+from inkzarr.core.job import Job, Plan, Report, RunOptions
+from inkzarr.core.progress import duration, size
+from inkzarr.core.runner import plan_blocks, write_blocks
+from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, VERSION, VolumeSpec
+from inkzarr.core.store import StoredVolume, open_stored
+from inkzarr.nn.checkpoint import Checkpoint
+from inkzarr.nn.engine import Engine, cached_engine
+from inkzarr.nn.sliding import predict_block
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from torch import nn
+
+BLOCK = 512
+BLOCKS_IN_FLIGHT = 2
+"""One computes while the other reads or writes."""
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How windows are laid, run and blended.
+
+    Parameters
+    ----------
+    window : int or (z, y, x)
+        In voxels, each a multiple of 2^(levels-1).
+    overlap : float
+        Part of the window that neighbours share, 0 <= overlap < 1.
+    blend : str
+        ``gaussian`` or ``constant``.
+    block : int or (z, y, x) or None
+        Voxels computed at once, which changes no voxel; None is 512, and one window where lazy.
+    batch : int
+        Windows run at once on the device.
+    air : float
+        A window whose voxels are all at most this is not run.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    dtype : str
+        Of the network's maps: ``float32``, ``bfloat16``, ``float16``.
+    axes : str or None
+        Order in which the network was trained to see axes; None is the checkpoint's own, else zyx.
+    box : str or None
+        ``z0:z1,y0:y1,x0:x1``: predict this box only.
+    """
+
+    window: int | tuple[int, int, int] = 128
+    overlap: float = 0.5
+    blend: Blend = "gaussian"
+    block: int | tuple[int, int, int] | None = None
+    batch: int = 1
+    air: float = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    axes: str | None = None
+    box: str | None = None
+
+    def windows(self, shape: Zyx) -> Windows:
+        """The windows over a volume of `shape`."""
+        window = Zyx.of(self.window)
+        if min(window) < 1:
+            msg = f"window {tuple(window)} holds no voxel: every axis needs at least one"
+            raise InputError(msg)
+        return Windows.overlapping(shape, window, self.overlap)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What changes a voxel."""
+        names = ("overlap", "blend", "batch", "air", "dtype", "axes")
+        return {"window": list(Zyx.of(self.window)), **{name: getattr(self, name) for name in names}}
+
+
+def predict(
+    volume: xr.DataArray,
+    model: Checkpoint | nn.Module | str | PathLike[str],
+    **settings: Any,  # noqa: ANN401
+) -> xr.DataArray:
+    """Predict ink, lazily: slicing the result computes the slice and what it needs.
+
+    Parameters
+    ----------
+    volume : xarray.DataArray
+        Dims z, y, x, as `inkzarr.open_volume` gives it; any number dtype.
+    model : Checkpoint, torch.nn.Module or path
+        A module gives logits (N, 1, Z, Y, X) for inputs of that shape, scaled to [0, 1].
+    **settings
+        The fields of `PredictSettings`; a smaller `block` computes less around a slice, a larger one
+        repeats fewer windows.
+
+    Returns
+    -------
+    xarray.DataArray
+        uint8, round(255 * probability of ink); dims and coordinates of `volume`, lazy.
+
+    Raises
+    ------
+    InputError
+        A setting, the checkpoint or the volume breaks a rule; before anything is computed.
+
+    Examples
+    --------
+    >>> from inkzarr.nn.unet import UNet3D
+    >>> scan = xr.DataArray(da.zeros((40, 32, 32), dtype="uint8"), dims=("z", "y", "x"))
+    >>> ink = predict(scan, UNet3D(f_maps=4, levels=2), window=16)
+    >>> int(ink[20:24, :8, :8].max())  # air is never ink
+    0
+    """
+    chosen = PredictSettings(**settings)
+    if chosen.box is not None:
+        msg = f"box {chosen.box} is for whole runs: slice the lazy result instead"
+        raise InputError(msg)
+    shape = _check_volume(volume)
+    engine = _engine(model, chosen)
+    windows = chosen.windows(shape)
+    engine.check_window(windows.window)
+    blocks = Zyx.of(chosen.block or chosen.window)
+    halos = [_halo(*axis) for axis in zip(blocks, windows.window, windows.stride, strict=True)]
+    least = [max(halo) for halo in halos]
+    chunks = tuple(_cuts(*axis) for axis in zip(shape, blocks, least, strict=True))
+    starts = [np.cumsum([0, *sizes]) for sizes in chunks]
+
+    def block_function(voxels: np.ndarray, block_id: tuple[int, int, int]) -> np.ndarray:
+        start = Zyx(*(int(s[i]) for s, i in zip(starts, block_id, strict=True)))
+        stop = Zyx(*(int(s[i + 1]) for s, i in zip(starts, block_id, strict=True)))
+        block = Box(start, stop)
+        held = Zyx(*(max(0, a - low) for a, (low, _) in zip(start, halos, strict=True)))
+        seen = windows.reach(block).clip(Box.whole(shape)).shift(held, sign=-1)
+        return predict_block(voxels[seen.slices], block, windows, engine, blend=chosen.blend, air=chosen.air)
+
+    lazy = da.map_overlap(
+        block_function,
+        da.asarray(volume.data).rechunk(chunks),
+        depth=dict(enumerate(halos)),
+        boundary="none",
+        trim=False,
+        allow_rechunk=False,
+        dtype=np.uint8,
+        chunks=chunks,
+        meta=np.empty((0, 0, 0), np.uint8),
+        token=f"predict-{engine.token}-{chosen}",
+    )
+    attrs = {**volume.attrs, "lineage": {"stage": "predict", "version": VERSION, **chosen.fingerprint()}}
+    return xr.DataArray(lazy, coords=volume.coords, dims=DIMS, name=PREDICTION.name, attrs=attrs)
+
+
+def predict_volume(
+    volume: str,
+    checkpoint: str,
+    out: str,
+    settings: PredictSettings = PredictSettings(),
+    options: RunOptions = RunOptions(),
+    *,
+    storage_options: dict[str, Any] | None = None,
+) -> Report:
+    """Predict a whole stored volume into an OME-Zarr, resumably.
+
+    Parameters
+    ----------
+    volume : str
+        URL of the scan.
+    checkpoint : str
+        Path of the network's file.
+    out : str
+        URL of the prediction: OME-Zarr, uint8, round(255 * probability).
+    settings : PredictSettings
+        What is computed.
+    options : RunOptions
+        How it is carried out.
+    storage_options : dict, optional
+        For fsspec; never stored.
+
+    Returns
+    -------
+    Report
+        When every block is written.
+
+    Raises
+    ------
+    InputError, StoreError, BlocksFailedError
+        As the runner tells them.
+    """
+    job, blocks = _prepare(volume, checkpoint, out, settings, storage_options)
+    return write_blocks(job, blocks, options)
+
+
+def plan_predict(
+    volume: str,
+    checkpoint: str,
+    out: str,
+    settings: PredictSettings = PredictSettings(),
+    options: RunOptions = RunOptions(),
+    *,
+    storage_options: dict[str, Any] | None = None,
+) -> Plan:
+    """Say what `predict_volume` would do, and write nothing; one window is run to tell the time.
+
+    Returns
+    -------
+    Plan
+        Blocks, windows, those in air, bytes in and out, peak memory, estimated time.
+    """
+    job, blocks = _prepare(volume, checkpoint, out, settings, storage_options)
+    total = skipped = bytes_in = 0
+    for box in map(job.inner, job.blocks()):
+        count, air, read = blocks.foresee(box)
+        total, skipped, bytes_in = total + count, skipped + air, bytes_in + read
+    unique = blocks.windows.touching(job.region or Box.whole(job.spec.shape)).shape.volume
+    seconds = (total - skipped) * blocks.seconds_a_window()
+    return plan_blocks(
+        job,
+        options,
+        windows=f"{total}, of which {skipped} lie in air; {total / unique:.2f} times each on average",
+        **{
+            "bytes in": size(bytes_in),
+            "estimated time": f"{duration(seconds)} on {blocks.engine.device}, this machine",
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks of a stored volume; picklable, the network is loaded once in each process."""
+
+    stored: StoredVolume
+    checkpoint: str
+    settings: PredictSettings
+
+    @property
+    def engine(self) -> Engine:
+        chosen = self.settings
+        return cached_engine(self.checkpoint, chosen.axes, chosen.batch, chosen.device, chosen.dtype)
+
+    @cached_property
+    def windows(self) -> Windows:
+        return self.settings.windows(self.stored.shape)
+
+    @cached_property
+    def _occupied(self) -> np.ndarray:
+        return self.stored.may_exceed(self.settings.air)
+
+    def _may_hold_ink(self, box: Box) -> bool:
+        cells = Grid(self.stored.shape, self.stored.chunks).cells(box)
+        return bool(self._occupied[cells.slices].any())
+
+    def seen(self, block: Box) -> Box:
+        """What a block reads."""
+        return self.windows.reach(block).clip(Box.whole(self.stored.shape))
+
+    def __call__(self, block: Box) -> np.ndarray:
+        if not self._may_hold_ink(self.seen(block)):
+            return np.zeros(block.shape, np.uint8)
+        voxels = self.stored.read(self.seen(block))
+        chosen = self.settings
+        return predict_block(voxels, block, self.windows, self.engine, blend=chosen.blend, air=chosen.air)
+
+    def foresee(self, block: Box) -> tuple[int, int, int]:
+        """Windows of a block, those known to lie in air, and bytes to read."""
+        touching = self.windows.touching(block)
+        indices = list(Grid(touching.stop, Zyx(1, 1, 1)).indices(touching))
+        air = sum(1 for index in indices if not self._may_hold_ink(self.windows.box(index)))
+        nbytes = 0 if air == len(indices) else self.seen(block).shape.volume * self.stored.dtype.itemsize
+        return len(indices), air, nbytes
+
+    def seconds_a_window(self) -> float:
+        """Time of one window on the device, after one to warm up."""
+        window = self.engine.upload(np.ones(self.windows.window, self.stored.dtype))
+        batch = [window] * self.settings.batch
+        self.engine.probabilities(batch, self.stored.dtype)[0].sum().item()
+        began = time.perf_counter()
+        self.engine.probabilities(batch, self.stored.dtype)[0].sum().item()
+        return (time.perf_counter() - began) / self.settings.batch
+
+
+def _prepare(
+    volume: str,
+    checkpoint: str,
+    out: str,
+    settings: PredictSettings,
+    storage_options: dict[str, Any] | None,
+) -> tuple[Job, _Blocks]:
+    """Check everything that can be checked before the first voxel."""
+    stored = open_stored(volume, storage_options=storage_options)
+    blocks = _Blocks(stored, str(checkpoint), settings)
+    blocks.engine.check_window(blocks.windows.window)
+    fingerprint = {
+        "input": stored.identity,
+        "checkpoint": blocks.engine.token,
+        **settings.fingerprint(),
+    }
+    lineage = {
+        "stage": "predict",
+        "version": VERSION,
+        "source": stored.url.rsplit("/", 1)[-1],
+        "checkpoint": Path(checkpoint).name,
+        "settings": settings.fingerprint(),
+        "input": stored.lineage,
+    }
+    spec = VolumeSpec(
+        stored.shape, np.dtype(np.uint8), stored.voxel_size_um or DEFAULT_VOXEL_SIZE_UM, lineage
+    )
+    block = Zyx.of(settings.block or BLOCK)
+    job = Job(
+        "predict",
+        out,
+        spec,
+        block,
+        fingerprint,
+        block_bytes=_block_bytes(block, blocks),
+        workers=BLOCKS_IN_FLIGHT,
+        region=None if settings.box is None else Box.parse(settings.box, stored.shape),
+        work=lambda box: blocks.windows.touching(box).shape.volume,
+        unit="window",
+        storage_options=storage_options,
+    )
+    return job, blocks
+
+
+def _block_bytes(block: Zyx, blocks: _Blocks) -> int:
+    """Memory of one block in flight: what it reads, its sums, and its result twice."""
+    whole = Box.whole(blocks.stored.shape)
+    box = Box(Zyx(0, 0, 0), block).clip(whole)
+    halo = blocks.windows.window
+    seen = Zyx(*(min(n, b + 2 * h) for n, b, h in zip(whole.shape, box.shape, halo, strict=True)))
+    sums = 2 * 2 * np.dtype(np.float32).itemsize * halo.z * box.shape.y * box.shape.x
+    return seen.volume * blocks.stored.dtype.itemsize + sums + 2 * box.shape.volume
+
+
+def _engine(model: Checkpoint | nn.Module | str | PathLike[str], chosen: PredictSettings) -> Engine:
+    if isinstance(model, Checkpoint | torch.nn.Module):
+        return Engine(model, batch=chosen.batch, device=chosen.device, dtype=chosen.dtype, axes=chosen.axes)
+    return cached_engine(str(model), chosen.axes, chosen.batch, chosen.device, chosen.dtype)
+
+
+def _check_volume(volume: xr.DataArray) -> Zyx:
+    if tuple(volume.dims) != DIMS:
+        msg = f"dims {tuple(volume.dims)} are not {DIMS}: rename or transpose the volume first"
+        raise InputError(msg)
+    return Zyx(*volume.shape)
+
+
+def _halo(block: int, window: int, stride: int) -> tuple[int, int]:
+    """How far the windows that touch a block reach before and past it, along one axis, at most."""
+    if block % stride:
+        return window - 1, window - 1
+    return (window - 1) // stride * stride, window - stride
+
+
+def _cuts(size: int, block: int, least: int) -> tuple[int, ...]:
+    """Cut an axis into blocks, none smaller than the halo its neighbours take from it."""
+    block = max(block, least)
+    sizes = [block] * (size // block)
+    rest = size - sum(sizes)
+    if rest and sizes and rest < least:
+        sizes[-1] += rest
+    elif rest:
+        sizes.append(rest)
+    return tuple(sizes)
