@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,6 +20,7 @@ import google_crc32c
 import numpy as np
 import zarr
 from zarr.core.sync import sync
+from zarr.errors import ZarrUserWarning
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
@@ -341,4 +343,6 @@ class _Group:
         if (after := change(before)) != before:
             group.update_attributes(after)
         if ".zmetadata" in names(store, ""):
-            zarr.consolidate_metadata(store, zarr_format=2)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ZarrUserWarning)  # of the ledger, which is no array
+                zarr.consolidate_metadata(store, zarr_format=2)

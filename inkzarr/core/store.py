@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from dask.base import tokenize
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
-from zarr.errors import NodeNotFoundError
+from zarr.errors import NodeNotFoundError, ZarrUserWarning
 
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
@@ -170,13 +171,7 @@ class StoredVolume:
         return np.ones(counts, bool) if stored is None else stored
 
     def stored_chunks(self) -> np.ndarray | None:
-        """Which chunks exist on the store; None where it cannot list them or shards hide them.
-
-        Returns
-        -------
-        numpy.ndarray or None
-            bool, of the chunk grid's shape.
-        """
+        """Which chunks exist (bool, of the chunk grid's shape); None where a store or shards hide it."""
         if self.array.shards is not None or not self.array.store.supports_listing:
             return None
         prefix = self.array.path
@@ -238,7 +233,7 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     else:
         levels = read_levels(attributes)
         if not levels:
-            inside = ", ".join(sorted(name for name, _ in node.members())) or "nothing"
+            inside = ", ".join(_arrays(node)) or "nothing"
             msg = f"{url} is a group without multiscales: name one of its arrays (it holds {inside})"
             raise InputError(msg)
         if not 0 <= level < len(levels):
@@ -256,12 +251,14 @@ def open_all(url: str, *, storage_options: dict[str, Any] | None = None) -> list
     url = str(url).rstrip("/")
     node = _open_node(open_store(url, storage_options=storage_options), url)
     attributes: dict[str, Any] = dict(node.attrs)
-    if isinstance(node, zarr.Array) or read_levels(attributes):
+    single = isinstance(node, zarr.Array) or read_levels(attributes)
+    arrays = {} if single else _arrays(node)
+    if not arrays:
         count = max(1, len(read_levels(attributes)))
         return [open_stored(url, level=n, storage_options=storage_options) for n in range(count)]
     um = attributes.get(LINEAGE, {}).get("voxel_size_um")
-    levels = tuple(Level(name, um) for name in sorted(node.array_keys()))
-    return [StoredVolume(url, _check_array(node[n.path], url), n, levels, attributes) for n in levels]
+    levels = tuple(Level(name, um) for name in arrays)
+    return [StoredVolume(url, _check_array(arrays[n.path], url), n, levels, attributes) for n in levels]
 
 
 def open_volume(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> xr.DataArray:
@@ -339,13 +336,7 @@ def create_volume(store: Store, spec: VolumeSpec, name: str) -> zarr.Array[Any]:
 
 
 def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:
-    """Create one level's array in an existing group.
-
-    Returns
-    -------
-    zarr.Array
-        Empty, as `spec` says.
-    """
+    """Create one level's array in an existing group, empty, as `spec` says."""
     encoding: Any = {"name": "default", "separator": "/"}
     compressor: Any = BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle")
     if spec.zarr_format == 2:
@@ -376,6 +367,12 @@ def _open_node(store: Store, url: str) -> zarr.Array[Any] | zarr.Group:
     except Exception as error:
         msg = f"the metadata at {url} cannot be used: {error}"
         raise InputError(msg) from error
+
+
+def _arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # of the ledger, which is no array
+        return dict(sorted(group.arrays()))
 
 
 def _check_array(array: object, url: str) -> zarr.Array[Any]:
