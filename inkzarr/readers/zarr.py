@@ -1,0 +1,84 @@
+"""Another Zarr volume, local or remote, through the same careful store as everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inkzarr.core.geometry import Box, Zyx
+from inkzarr.core.store import StoredVolume, open_stored
+from inkzarr.readers.base import check_voxels
+
+
+@dataclass(frozen=True)
+class ZarrSource:
+    """A Zarr array, its axes as stored.
+
+    Parameters
+    ----------
+    stored : StoredVolume
+        As `open_stored` gives it.
+    """
+
+    stored: StoredVolume
+
+    @property
+    def shape(self) -> Zyx:
+        """In voxels, in stored order."""
+        return self.stored.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of one voxel."""
+        return self.stored.dtype
+
+    @property
+    def voxel_size_um(self) -> float | None:
+        """From the multiscale metadata or the lineage."""
+        return self.stored.voxel_size_um
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL; what follows a question mark may be secret."""
+        return self.stored.url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name, level and a digest of the array's metadata."""
+        metadata = json.dumps(self.stored.array.metadata.to_dict(), sort_keys=True, default=str)
+        digest = hashlib.sha256(metadata.encode()).hexdigest()
+        return {"kind": "zarr", "name": self.name, "level": self.stored.level.path, "sha256": digest}
+
+    @property
+    def block(self) -> Zyx:
+        """One chunk, in voxels."""
+        return Zyx(*map(min, self.stored.chunks, self.shape))
+
+    def read(self, box: Box) -> np.ndarray:
+        """The voxels of `box`, in stored order.
+
+        Raises
+        ------
+        StoreError
+            A chunk cannot be had or does not decode; it is named.
+        """
+        return self.stored.read(box)
+
+
+def open_zarr(url: str, storage_options: dict[str, Any] | None = None) -> ZarrSource:
+    """Open a volume's full resolution, or a bare array.
+
+    Raises
+    ------
+    InputError
+        Nothing there, not a volume, or an unusable dtype.
+    StoreError
+        The store failed.
+    """
+    stored = open_stored(url, storage_options=storage_options)
+    check_voxels(stored.dtype, url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1])
+    return ZarrSource(stored)
