@@ -251,8 +251,7 @@ def open_all(url: str, *, storage_options: dict[str, Any] | None = None) -> list
     url = str(url).rstrip("/")
     node = _open_node(open_store(url, storage_options=storage_options), url)
     attributes: dict[str, Any] = dict(node.attrs)
-    single = isinstance(node, zarr.Array) or read_levels(attributes)
-    arrays = {} if single else _arrays(node)
+    arrays = _arrays(node) if isinstance(node, zarr.Group) and not read_levels(attributes) else {}
     if not arrays:
         count = max(1, len(read_levels(attributes)))
         return [open_stored(url, level=n, storage_options=storage_options) for n in range(count)]
