@@ -75,20 +75,10 @@ def convolve(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Norm:
-    """A GroupNorm that takes its statistics from outside.
+    """A GroupNorm that takes its statistics from outside."""
 
-    Parameters
-    ----------
-    weight, bias : Tensor
-        (C,), float64.
-    groups : int
-        Of channels that share their statistics.
-    eps : float
-        Added to the variance.
-    """
-
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # (C,), float64
+    bias: Tensor  # (C,), float64
     groups: int
     eps: float
 
@@ -116,18 +106,10 @@ def apply_(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Conv:
-    """GroupNorm, convolution, ReLU; overwrites the map that it is given.
-
-    Parameters
-    ----------
-    norm : Norm
-        Of the inputs.
-    kernel : Tensor
-        (outputs, inputs, 3, 3, 3).
-    """
+    """GroupNorm, convolution, ReLU; overwrites the map that it is given."""
 
     norm: Norm
-    kernel: Tensor
+    kernel: Tensor  # (outputs, inputs, 3, 3, 3)
 
     @classmethod
     def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device) -> Conv:
@@ -143,21 +125,11 @@ class Conv:
 
 @dataclass(frozen=True)
 class Join:
-    """The first convolution of a decoder, of a skip map and a small map that is never doubled.
+    """The first convolution of a decoder; overwrites both maps, and the small one is never doubled."""
 
-    Parameters
-    ----------
-    norm : Norm
-        Of the joined channels, the skip map's first.
-    skip_kernel : Tensor
-        (outputs, skip, 3, 3, 3).
-    phase_kernels : tuple of Tensor
-        Eight, in the order of `PHASES`, each (outputs, small, 2, 2, 2).
-    """
-
-    norm: Norm
-    skip_kernel: Tensor
-    phase_kernels: tuple[Tensor, ...]
+    norm: Norm  # of the joined channels, the skip map's first
+    skip_kernel: Tensor  # (outputs, skip, 3, 3, 3)
+    phase_kernels: tuple[Tensor, ...]  # in the order of PHASES, each (outputs, small, 2, 2, 2)
 
     @classmethod
     def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device) -> Join:
