@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LOW_PERCENT, HIGH_PERCENT = 1.0, 99.0
+FAR = 1e300
+"""Beyond, differences of floats overflow."""
 GREY, COLOUR = 2, 3
 PADDING = 8
 FONT_SIZE = 13
@@ -41,15 +43,16 @@ def stretch(plane: np.ndarray) -> np.ndarray:
     array([[  0,   0],
            [128, 255]], dtype=uint8)
     """
-    values = plane.astype(np.float64)
-    known = values[np.isfinite(values) & (values != 0)]
+    finite = np.isfinite(plane)
+    values = np.where(finite, plane, 0).astype(np.float64).clip(-FAR, FAR)
+    known = values[finite & (values != 0)]
     if not known.size:
         return np.zeros(plane.shape, np.uint8)
     low, high = np.percentile(known, [LOW_PERCENT, HIGH_PERCENT])
     if low == high:
         low, high = min(0.0, low), max(0.0, high)
-    share = (np.nan_to_num(values, nan=low, posinf=low, neginf=low) - low) / (high - low)
-    grey: np.ndarray = np.floor(255 * share.clip(0, 1) + 0.5).astype(np.uint8)
+    share = np.where(finite, (values.clip(low, high) - low) / (high - low), 0)
+    grey: np.ndarray = np.floor(255 * share + 0.5).astype(np.uint8)
     return grey
 
 
