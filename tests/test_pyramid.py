@@ -188,7 +188,7 @@ def test_other_settings_and_other_voxels_are_refused_unless_overwritten(tmp_path
     chunks = tuple(dataclasses.replace(chunk, crc32c=1) for chunk in record.chunks)
     ledger.add(dataclasses.replace(record, chunks=chunks))
     ledger.finish()
-    with pytest.raises(InputError, match=r"other settings.*below was"):
+    with pytest.raises(InputError, match=r"other settings.*below.voxels was"):
         pyramid(url, levels=1, reduce="max")
 
 

@@ -68,6 +68,8 @@ class Job:
         Name of one unit of work.
     storage_options : dict or None
         For fsspec; never stored.
+    inputs : tuple of str
+        URLs that overwriting must not delete.
     """
 
     stage: str
@@ -81,6 +83,7 @@ class Job:
     work: Callable[[Box], int] = field(default=lambda box: box.shape.volume)
     unit: str = "voxel"
     storage_options: dict[str, Any] | None = field(default=None, repr=False)
+    inputs: tuple[str, ...] = ()
 
     @property
     def grid(self) -> Grid:

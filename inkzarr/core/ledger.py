@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 RUNNING, DONE = "running", "done"
+GATHERED = "blocks.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChunkRecord:
     """What one chunk holds.
 
@@ -179,6 +180,7 @@ class Ledger:
             for name in self._part_names():
                 for line in (self._get(name) or "").splitlines():
                     record = BlockRecord.from_json(line)
+                    _check_fit(record, self.manifest)
                     self.records[record.box] = record
         except (ValueError, TypeError, KeyError) as error:
             msg = f"ledger {self.folder} cannot be read ({error}): start afresh with --overwrite"
@@ -186,8 +188,10 @@ class Ledger:
         return True
 
     def begin(self, manifest: Manifest) -> None:
-        """Start an empty ledger."""
+        """Start an empty ledger; of an earlier one nothing stays."""
         self.manifest, self.records = manifest, {}
+        for name in self._part_names():
+            sync(self.store.delete(f"{self.folder}/{name}"))
         self._put("manifest.json", json.dumps(asdict(manifest), indent=1))
 
     def add(self, record: BlockRecord) -> None:
@@ -209,9 +213,9 @@ class Ledger:
             msg = "a ledger is finished only after it was begun or loaded"
             raise RuntimeError(msg)
         self.flush()
-        parts = [name for name in self._part_names() if name != "blocks.jsonl"]
+        parts = [name for name in self._part_names() if name != GATHERED]
         if parts or not self.records:
-            self._put("blocks.jsonl", _lines(self.records[box] for box in sorted(self.records)))
+            self._put(GATHERED, _lines(self.records[box] for box in sorted(self.records)))
         self._put("manifest.json", json.dumps(asdict(self.manifest) | {"state": DONE}, indent=1))
         for name in parts:
             sync(self.store.delete(f"{self.folder}/{name}"))
@@ -228,6 +232,9 @@ class Ledger:
         return table
 
     def _part_names(self) -> list[str]:
+        if not self.store.supports_listing:
+            return [GATHERED]
+
         async def names() -> list[str]:
             return [name async for name in self.store.list_dir(self.folder)]
 
@@ -280,6 +287,19 @@ class ChunkTable:
         self.crc32c[cells.slices] = np.reshape([c.crc32c for c in record.chunks], shape)
         self.nonzero[cells.slices] = np.reshape([c.nonzero for c in record.chunks], shape)
         self.high[cells.slices] = np.reshape([c.high for c in record.chunks], shape)
+
+
+def _check_fit(record: BlockRecord, manifest: Manifest) -> None:
+    """Refuse a block that is not made of whole chunks of the array."""
+    grid = Grid(Zyx.of(manifest.shape), Zyx.of(manifest.chunks))
+    cells = grid.cells(record.box)
+    last = Zyx(*(n - 1 for n in cells.stop))
+    if cells.empty or record.box != Box(grid.box(cells.start).start, grid.box(last).stop):
+        msg = f"block {record.box} is not made of whole chunks"
+        raise ValueError(msg)
+    if len(record.chunks) != cells.shape.volume:
+        msg = f"block {record.box} has {len(record.chunks)} records for {cells.shape.volume} chunks"
+        raise ValueError(msg)
 
 
 def _lines(records: Iterable[BlockRecord]) -> str:

@@ -24,6 +24,9 @@ class Pool(Protocol):
 
     slots: int
 
+    def report_to(self, progress: Progress) -> None:
+        """Say where the work can be watched, and tell of it as it is done."""
+
     def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
         """Start one block; the future's `result` is its record."""
 
@@ -40,11 +43,15 @@ class Pool(Protocol):
 class Threads:
     """Blocks on threads of this process; their ticks reach the progress."""
 
-    def __init__(self, slots: int, progress: Progress) -> None:
+    def __init__(self, slots: int) -> None:
         self.slots = slots
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="block")
-        self._progress = progress
+        self._progress: Progress | None = None
         self._ticks: dict[Box, int] = {}
+
+    def report_to(self, progress: Progress) -> None:
+        """Tell of the work as it is done."""
+        self._progress = progress
 
     def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Future[BlockRecord]:
         """Start one block."""
@@ -53,7 +60,8 @@ class Threads:
     def _listen(self, task: Callable[[Box], BlockRecord], box: Box) -> BlockRecord:
         def listener(done: int) -> None:
             self._ticks[box] = self._ticks.get(box, 0) + done
-            self._progress.advance(done)
+            if self._progress is not None:
+                self._progress.advance(done)
 
         with listening(listener):
             return task(box)
@@ -86,15 +94,17 @@ class Cluster:
             msg = f"no scheduler answers at {options.scheduler} ({error}): start one, or leave it out"
             raise InputError(msg) from error
         self._distributed = distributed
-        self._stage = job.stage
+        self._run = f"{job.stage}-{time.time_ns():x}"
         threads = sum(self._client.nthreads().values())
         self.slots = options.workers or max(1, 2 * threads)
-        self.dashboard = self._client.dashboard_link
+
+    def report_to(self, progress: Progress) -> None:
+        """Say where the dashboard is."""
+        progress.say(f"dashboard: {self._client.dashboard_link}")
 
     def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
         """Start one block."""
-        name = f"{self._stage}-{time.time_ns():x}"
-        return self._client.submit(task, box, key=(name, *box.start), pure=False)
+        return self._client.submit(task, box, key=(self._run, *box.start), pure=False)
 
     def ticked(self, box: Box) -> int:  # noqa: ARG002
         """Units of work that a block told of while it ran."""

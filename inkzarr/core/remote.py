@@ -7,23 +7,36 @@ error that names the key, never a missing chunk.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
+import zarr
+from zarr.abc.store import RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from inkzarr.core.errors import InputError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 
     from zarr.abc.store import ByteRequest, Store
     from zarr.core.buffer import Buffer, BufferPrototype
 
 ATTEMPTS = 6
+CONCURRENCY = 64
+"""Requests of one array read at once, also where a cluster's worker reads."""
 TIMEOUT_S = 60.0
+"""Of silence; a slow line may take longer for a chunk."""
+LONGEST_S = 600.0
+"""Of one try in all."""
 FIRST_WAIT_S = 0.2
+WEB = ("http", "https")
+NO_SUCH_KEY = 404
 FINAL_STATUS = frozenset(range(400, 500)) - {408, 429}
 
 T = TypeVar("T")
@@ -49,8 +62,22 @@ class CarefulStore(WrapperStore["Store"]):
         super().__init__(store)
         self._attempts = attempts
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        _raise_concurrency(self._attempts)
+
     def _with_store(self, store: Store) -> CarefulStore:
         return type(self)(store, self._attempts)
+
+    @property
+    def supports_listing(self) -> bool:
+        """Whether the store can tell all its keys: the pages of a web server are no such list."""
+        return self._store.supports_listing and not self._web
+
+    @property
+    def _web(self) -> bool:
+        protocol = getattr(getattr(self._store, "fs", None), "protocol", ())
+        return "http" in ((protocol,) if isinstance(protocol, str) else protocol)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -60,11 +87,14 @@ class CarefulStore(WrapperStore["Store"]):
         async def once() -> Buffer | None:
             try:
                 found = await self._store.get(key, prototype, byte_range)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if self._web and error.__cause__ and _status(error.__cause__) != NO_SUCH_KEY:
+                    raise error.__cause__ from None
                 return None
-            if found is not None and len(found) == 0:
-                msg = "the body holds no byte"
-                raise OSError(msg)
+            except (IsADirectoryError, NotADirectoryError):
+                return None
+            if found is not None:
+                _check_length(len(found), byte_range)
             return found
 
         return await self._try("read", key, once)
@@ -84,26 +114,72 @@ class CarefulStore(WrapperStore["Store"]):
         for key, prototype, byte_range in requests:
             yield key, await self.get(key, prototype, byte_range)
 
+    async def exists(self, key: str) -> bool:
+        """Whether a key is there, found out with care: zarr asks for small keys only."""
+        return await self.get(key, default_buffer_prototype()) is not None
+
     async def set(self, key: str, value: Buffer) -> None:
         """Write a key."""
         await self._try("write", key, lambda: self._store.set(key, value))
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        await asyncio.gather(*(self.set(key, value) for key, value in values))
 
     async def delete(self, key: str) -> None:
         """Delete a key."""
         await self._try("delete", key, lambda: self._store.delete(key))
 
+    async def delete_dir(self, prefix: str) -> None:
+        """Delete all keys of a folder, or of the whole store."""
+
+        async def once() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                await self._store.delete_dir(prefix)
+
+        await self._try("delete", prefix or "all", once)
+
+    def list(self) -> AsyncIterator[str]:
+        """All keys."""
+        return self._list("", self._store.list)
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """All keys of a folder."""
+        return self._list(prefix, lambda: self._store.list_prefix(prefix))
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """What lies directly in a folder."""
+        return self._list(prefix, lambda: self._store.list_dir(prefix))
+
+    async def _list(
+        self, prefix: str, listing: Callable[[], AsyncIterator[str]]
+    ) -> AsyncGenerator[str, None]:
+        async def once() -> list[str]:
+            try:
+                return [key async for key in listing()]
+            except FileNotFoundError:
+                return []
+
+        for key in await self._try("list", prefix or "all", once):
+            yield key
+
     async def _try(self, verb: str, key: str, once: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(1, self._attempts + 1):
             try:
-                return await asyncio.wait_for(once(), TIMEOUT_S)
+                return await asyncio.wait_for(once(), LONGEST_S)
             except Exception as error:
                 if attempt == self._attempts or _is_final(error):
-                    msg = f"cannot {verb} {key} of {self._store} ({attempt} tries): {_tell(error)}"
+                    msg = f"cannot {verb} {key} of {self._place} ({attempt} tries): {_tell(error)}"
                     raise StoreError(msg) from error
                 wait = FIRST_WAIT_S * 2 ** (attempt - 1)
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))
         msg = "a request needs at least one try"
         raise RuntimeError(msg)
+
+    @property
+    def _place(self) -> str:
+        if not isinstance(self._store, FsspecStore):
+            return str(self._store)
+        return without_secrets(self._store.fs.unstrip_protocol(self._store.path))
 
 
 def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_only: bool = True) -> Store:
@@ -129,12 +205,14 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
         The URL's protocol is unknown, or its library is not installed.
     """
     if not is_remote(url):
-        return CarefulStore(LocalStore(url.removeprefix("file://"), read_only=read_only))
+        return CarefulStore(LocalStore(os.path.realpath(url.removeprefix("file://")), read_only=read_only))
     try:
-        store = FsspecStore.from_url(url, storage_options=storage_options, read_only=read_only)
+        options = _with_timeouts(fsspec.utils.get_protocol(url), storage_options or {})
+        store = FsspecStore.from_url(url, storage_options=options, read_only=read_only, allowed_exceptions=())
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be opened ({error}): for http and s3 install inkzarr[remote]"
         raise InputError(msg) from error
+    _raise_concurrency(ATTEMPTS)
     return CarefulStore(store, ATTEMPTS)
 
 
@@ -144,16 +222,63 @@ def is_remote(url: str) -> bool:
     return protocol not in ("file", "local")
 
 
+def without_secrets(url: str) -> str:
+    """A URL without user, password and query, fit for files and messages.
+
+    Examples
+    --------
+    >>> without_secrets("https://me:secret@host/scan.zarr?token=1")
+    'https://host/scan.zarr'
+    """
+    if not is_remote(url):
+        return url
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _raise_concurrency(attempts: int) -> None:
+    if attempts > 1:
+        zarr.config.set({"async.concurrency": max(CONCURRENCY, zarr.config.get("async.concurrency"))})
+
+
+def _with_timeouts(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a remote store that gives up on silence, and lists what is there now."""
+    if protocol not in WEB:
+        return {"use_listings_cache": False, **given}
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
+    return {**given, "client_kwargs": {"timeout": timeout, **given.get("client_kwargs", {})}}
+
+
+def _check_length(length: int, byte_range: ByteRequest | None) -> None:
+    """Refuse a body that cannot be what was asked for, such as a whole file in place of its part."""
+    if length == 0:
+        msg = "the body holds no byte"
+        raise OSError(msg)
+    wanted = length
+    if isinstance(byte_range, RangeByteRequest):
+        wanted = byte_range.end - byte_range.start
+    elif isinstance(byte_range, SuffixByteRequest):
+        wanted = min(length, byte_range.suffix)
+    if length != wanted:
+        msg = f"the body holds {length} bytes, not the {wanted} asked for"
+        raise OSError(msg)
+
+
+def _status(error: BaseException) -> int | None:
+    return getattr(error, "status", None)
+
+
 def _is_final(error: BaseException) -> bool:
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
         return True
-    return getattr(error, "status", None) in FINAL_STATUS
+    return _status(error) in FINAL_STATUS
 
 
 def _tell(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer in {TIMEOUT_S:g} s"
-    status = getattr(error, "status", None)
-    if status is not None:
-        return f"HTTP status {status}"
+    if _status(error) is not None:
+        return f"HTTP status {_status(error)}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

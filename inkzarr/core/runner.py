@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import dask
 import dask.array as da
 import numpy as np
 
@@ -82,18 +81,21 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
         Some blocks failed after every try; the others are written.
     """
     began = time.monotonic()
-    job.in_flight(options)
-    array, ledger = open_target(job, options)
-    boxes = list(job.blocks())
-    finished = set(_finished(ledger, boxes))
-    todo = [box for box in boxes if box not in finished]
-    function = _LazyBlocks(compute) if isinstance(compute, da.Array) else compute
-    task = _Task(function, array, job)
-    failed = _run(job, task, todo, ledger, options)
+    in_flight = job.in_flight(options)
+    pool = Cluster(options, job) if options.scheduler else Threads(in_flight)
+    try:
+        array, ledger = open_target(job, options)
+        boxes = list(job.blocks())
+        finished = set(_finished(ledger, boxes))
+        todo = [box for box in boxes if box not in finished]
+        function = _LazyBlocks(compute) if isinstance(compute, da.Array) else compute
+        failed = _run(pool, _Task(function, array, job), todo, ledger, options)
+    finally:
+        pool.close()
     if failed:
         raise _failure(failed, len(boxes))
     ledger.finish()
-    nonzero = sum(record.nonzero for record in ledger.records.values())
+    nonzero = int(ledger.chunk_table().nonzero.sum())
     return Report(job.out, len(boxes), len(finished), nonzero, time.monotonic() - began)
 
 
@@ -104,8 +106,7 @@ class _LazyBlocks:
     array: da.Array
 
     def __call__(self, box: Box) -> np.ndarray:
-        with dask.config.set(scheduler="synchronous"):
-            return np.asarray(self.array[box.slices].compute())
+        return np.asarray(self.array[box.slices].compute(scheduler="synchronous"))
 
 
 @dataclass(frozen=True)
@@ -146,18 +147,14 @@ class _Task:
 
 
 def _run(
-    job: Job, task: _Task, todo: list[Box], ledger: Ledger, options: RunOptions
+    pool: Pool, task: _Task, todo: list[Box], ledger: Ledger, options: RunOptions
 ) -> list[tuple[Box, Exception]]:
     """Keep blocks in flight until none is left; those that failed come back."""
+    job = task.job
     failed: list[tuple[Box, Exception]] = []
     total = sum(job.work(job.inner(box)) for box in todo)
     progress = Progress(job.stage, total, unit=job.unit, json_lines=options.json_logs)
-    pool: Pool
-    if options.scheduler:
-        pool = Cluster(options, job)
-        progress.say(f"dashboard: {pool.dashboard}")
-    else:
-        pool = Threads(job.in_flight(options), progress)
+    pool.report_to(progress)
     queue = iter(todo)
     flushed = time.monotonic()
     try:
@@ -181,7 +178,6 @@ def _run(
                     flushed = time.monotonic()
     finally:
         ledger.flush()
-        pool.close()
     return failed
 
 

@@ -22,13 +22,12 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import Ledger
 from inkzarr.core.ome import Level, read_levels, write_levels
-from inkzarr.core.remote import is_remote, open_store
-from inkzarr.core.schema import DIMS, LINEAGE, VolumeSpec
+from inkzarr.core.remote import open_store, without_secrets
+from inkzarr.core.schema import ARRAYS, DIMS, LINEAGE, VolumeSpec
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-REMOTE_CONCURRENCY = 64
 NUMBERS = "uif"
 """Kinds of dtype that a voxel may have: whole numbers and floats."""
 LARGEST_CHUNK = 2**32
@@ -60,6 +59,11 @@ class StoredVolume:
     attributes: dict[str, Any] = field(repr=False)
 
     @property
+    def name(self) -> str:
+        """The last part of the URL, without anything secret."""
+        return without_secrets(self.url).rsplit("/", 1)[-1]
+
+    @property
     def shape(self) -> Zyx:
         """In voxels."""
         return Zyx(*self.array.shape)
@@ -82,7 +86,7 @@ class StoredVolume:
     @property
     def voxel_size_um(self) -> float | None:
         """Edge of a voxel in micrometres, where it is known."""
-        return self.level.voxel_size_um or self.lineage.get("voxel_size_um")
+        return self.level.voxel_size_um or _own_voxel_size(self.attributes)
 
     @property
     def lineage(self) -> dict[str, Any]:
@@ -94,14 +98,12 @@ class StoredVolume:
     def ledger(self) -> Ledger | None:
         """The array's ledger, where it has one."""
         ledger = Ledger(self.array.store, self.level.path)
-        if is_remote(self.url) and not self.array.store.supports_listing:
-            return None
         return ledger if ledger.load() else None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What tells this volume's voxels from others', as far as metadata can: for fingerprints."""
-        name = "/".join(filter(None, (self.url.rsplit("/", 1)[-1], self.level.path)))
+        name = "/".join(filter(None, (self.name, self.level.path)))
         layout = {"shape": list(self.shape), "dtype": self.dtype.name, "chunks": list(self.chunks)}
         manifest = self.ledger and self.ledger.manifest
         return {"name": name, **layout, "made_by": manifest and manifest.fingerprint}
@@ -134,7 +136,8 @@ class StoredVolume:
         return np.asarray(self.array[key], dtype=self.dtype)
 
     def _name_bad_chunk(self, key: tuple[slice, ...], error: Exception) -> str:
-        bounds = [s.indices(n) for s, n in zip(key, self.shape, strict=True)]
+        slices = [k if isinstance(k, slice) else slice(k, k + 1) for k in key]
+        bounds = [s.indices(n) for s, n in zip(slices, self.shape, strict=True)]
         region = Box(Zyx(*(b[0] for b in bounds)), Zyx(*(b[1] for b in bounds)))
         grid = Grid(self.shape, self.chunks)
         for index in grid.indices(region):
@@ -174,7 +177,7 @@ class StoredVolume:
         """Which chunks exist (bool, of the chunk grid's shape); None where a store or shards hide it."""
         if self.array.shards is not None or not self.array.store.supports_listing:
             return None
-        prefix = self.array.path
+        prefix = f"{self.array.path}/".lstrip("/")
         counts = Grid(self.shape, self.chunks).counts
         encode = self.array.metadata.encode_chunk_key
         names = {encode(index): index for index in itertools.product(*map(range, counts))}
@@ -182,13 +185,13 @@ class StoredVolume:
 
         async def collect() -> None:
             async for key in self.array.store.list_prefix(prefix):
-                index = names.get(key.removeprefix(prefix).lstrip("/"))
+                index = names.get(key.removeprefix(prefix))
                 if index is not None:
                     found[index] = True
 
         try:
             sync(collect())
-        except (NotImplementedError, OSError):
+        except StoreError:
             return None
         return found if found.any() else None
 
@@ -198,7 +201,7 @@ class StoredVolume:
 
 
 def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> StoredVolume:
-    """Open one level of a volume for reading by the box.
+    """Open one level of a volume for reading by the box; nothing but metadata is read.
 
     Parameters
     ----------
@@ -209,11 +212,6 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     storage_options : dict, optional
         For fsspec.
 
-    Returns
-    -------
-    StoredVolume
-        Nothing but metadata was read.
-
     Raises
     ------
     InputError
@@ -223,26 +221,22 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     """
     url = str(url).rstrip("/")
     store = open_store(url, storage_options=storage_options)
-    if is_remote(url):
-        zarr.config.set({"async.concurrency": max(REMOTE_CONCURRENCY, zarr.config.get("async.concurrency"))})
     node = _open_node(store, url)
     attributes: dict[str, Any] = dict(node.attrs)
     array: zarr.Array[Any] | zarr.Group | None = node
     if isinstance(node, zarr.Array):
-        levels = [Level("", attributes.get(LINEAGE, {}).get("voxel_size_um"))]
+        levels = [Level("", _own_voxel_size(attributes))]
     else:
-        levels = read_levels(attributes)
+        levels = _levels(attributes, url)
         if not levels:
             inside = ", ".join(_arrays(node)) or "nothing"
             msg = f"{url} is a group without multiscales: name one of its arrays (it holds {inside})"
             raise InputError(msg)
-        if not 0 <= level < len(levels):
-            msg = f"level {level} does not exist in {url}: it has {len(levels)}, 0 is the finest"
-            raise InputError(msg)
-        array = node.get(levels[level].path)
-    if level >= len(levels):
-        msg = f"level {level} does not exist in {url}: a bare array has only level 0"
+    if not 0 <= level < len(levels):
+        msg = f"level {level} does not exist in {url}: it has {len(levels)}, 0 is the finest"
         raise InputError(msg)
+    if isinstance(node, zarr.Group):
+        array = node.get(levels[level].path)
     return StoredVolume(url, _check_array(array, url), levels[level], tuple(levels), attributes)
 
 
@@ -251,11 +245,12 @@ def open_all(url: str, *, storage_options: dict[str, Any] | None = None) -> list
     url = str(url).rstrip("/")
     node = _open_node(open_store(url, storage_options=storage_options), url)
     attributes: dict[str, Any] = dict(node.attrs)
-    arrays = _arrays(node) if isinstance(node, zarr.Group) and not read_levels(attributes) else {}
+    images = _levels(attributes, url) if isinstance(node, zarr.Group) else []
+    arrays = _arrays(node) if isinstance(node, zarr.Group) and not images else {}
     if not arrays:
-        count = max(1, len(read_levels(attributes)))
+        count = max(1, len(images))
         return [open_stored(url, level=n, storage_options=storage_options) for n in range(count)]
-    um = attributes.get(LINEAGE, {}).get("voxel_size_um")
+    um = _own_voxel_size(attributes)
     levels = tuple(Level(name, um) for name in arrays)
     return [StoredVolume(url, _check_array(arrays[n.path], url), n, levels, attributes) for n in levels]
 
@@ -293,8 +288,7 @@ def open_volume(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     >>> scan.dims, scan.shape
     (('z', 'y', 'x'), (4, 8, 8))
     """
-    stored = open_stored(url, level=level, storage_options=storage_options)
-    return as_dataarray(stored)
+    return as_dataarray(open_stored(url, level=level, storage_options=storage_options))
 
 
 def as_dataarray(stored: StoredVolume) -> xr.DataArray:
@@ -302,14 +296,14 @@ def as_dataarray(stored: StoredVolume) -> xr.DataArray:
     name = f"volume-{tokenize(stored)}"
     meta = np.empty((0,) * len(DIMS), stored.dtype)
     lazy = da.from_array(stored, chunks=tuple(stored.chunks), name=name, fancy=False, meta=meta)
-    attrs: dict[str, Any] = {"voxel_size_um": stored.voxel_size_um, "source": stored.url}
+    attrs: dict[str, Any] = {"voxel_size_um": stored.voxel_size_um, "source": without_secrets(stored.url)}
     if stored.lineage:
         attrs["lineage"] = stored.lineage
     return xr.DataArray(lazy, dims=DIMS, name="volume", attrs=attrs)
 
 
 def create_volume(store: Store, spec: VolumeSpec, name: str) -> zarr.Array[Any]:
-    """Create the OME-Zarr group and its empty array; nothing may be there yet.
+    """Create the OME-Zarr group and its empty array of blosc zstd chunks; nothing may be there yet.
 
     Parameters
     ----------
@@ -319,11 +313,6 @@ def create_volume(store: Store, spec: VolumeSpec, name: str) -> zarr.Array[Any]:
         The array's layout.
     name : str
         Of the image.
-
-    Returns
-    -------
-    zarr.Array
-        Chunks 128 along each axis, blosc zstd, fill value 0.
     """
     attributes = {
         **write_levels(spec, name, [1]),
@@ -368,7 +357,23 @@ def _open_node(store: Store, url: str) -> zarr.Array[Any] | zarr.Group:
         raise InputError(msg) from error
 
 
+def _levels(attributes: dict[str, Any], url: str) -> list[Level]:
+    try:
+        return read_levels(attributes)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        msg = f"the multiscales metadata at {url} cannot be used ({error!r}): name one of its arrays"
+        raise InputError(msg) from error
+
+
+def _own_voxel_size(attributes: dict[str, Any]) -> float | None:
+    found = attributes.get(LINEAGE)
+    return found.get("voxel_size_um") if isinstance(found, dict) else None
+
+
 def _arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+    if not group.store.supports_listing and group.metadata.consolidated_metadata is None:
+        named = {name: group.get(name) for name in sorted(ARRAYS)}
+        return {name: array for name, array in named.items() if isinstance(array, zarr.Array)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # of the ledger, which is no array
         return dict(sorted(group.arrays()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -15,9 +17,13 @@ from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER
 from inkzarr.core.store import create_level, create_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zarr.abc.store import Store
 
     from inkzarr.core.job import Job, RunOptions
+
+METADATA = (".zgroup", ".zarray", ".zattrs", "zarr.json")
 
 
 def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]:
@@ -28,6 +34,7 @@ def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]
     InputError
         Something else is there, and overwriting was not asked for.
     """
+    _refuse_file(job)
     ledger = None if options.overwrite else agreeing_ledger(job)
     store = open_store(job.out, storage_options=job.storage_options, read_only=False)
     if ledger is None:
@@ -39,8 +46,8 @@ def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]
         ledger.begin(Manifest(_fingerprint(job), shape, chunks, region=region))
     else:
         ledger.store = store
-        _sweep(job)
-    return _open_array(job, store), ledger
+    _sweep(job)
+    return _open_array(job, store) if ledger.records else _create_array(job, store), ledger
 
 
 def agreeing_ledger(job: Job) -> Ledger | None:
@@ -51,6 +58,7 @@ def agreeing_ledger(job: Job) -> Ledger | None:
     InputError
         Something else is there.
     """
+    _refuse_file(job)
     store = open_store(job.out, storage_options=job.storage_options)
     ledger = Ledger(store, job.spec.path)
     if not ledger.load() or ledger.manifest is None:
@@ -62,8 +70,7 @@ def agreeing_ledger(job: Job) -> Ledger | None:
         return None
     then, now = ledger.manifest.fingerprint, _fingerprint(job)
     if then != now:
-        differing = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
-        told = "; ".join(f"{key} was {then.get(key)!r}, is {now.get(key)!r}" for key in differing)
+        told = "; ".join(f"{key} was {was!r}, is {now!r}" for key, was, now in _differences(then, now))
         msg = f"{job.out} was begun with other settings ({told}): use them again, or --overwrite"
         raise InputError(msg)
     return ledger
@@ -73,21 +80,37 @@ def names(store: Store, folder: str) -> set[str]:
     """What lies directly in a folder of a store; empty where it does not exist."""
 
     async def collect() -> set[str]:
-        try:
-            return {name.rstrip("/").rsplit("/", 1)[-1] async for name in store.list_dir(folder)}
-        except FileNotFoundError:
-            return set()
+        return {name.rstrip("/").rsplit("/", 1)[-1] async for name in store.list_dir(folder)}
 
     return sync(collect())
 
 
-def _open_array(job: Job, store: Store) -> zarr.Array[Any]:
-    try:
-        group = zarr.open_group(store, mode="r+")
-    except FileNotFoundError:
+def _create_array(job: Job, store: Store) -> zarr.Array[Any]:
+    """The array, made anew with its metadata: nothing is recorded, so a killed run may have left half."""
+    whole = job.spec.path == FULL_RESOLUTION
+    for folder in ("", f"{job.spec.path}/") if whole else (f"{job.spec.path}/",):
+        for name in METADATA:
+            sync(store.delete(folder + name))
+    if whole:
         return create_volume(store, job.spec, job.out.rstrip("/").rsplit("/", 1)[-1])
-    found = group.get(job.spec.path)
-    return found if isinstance(found, zarr.Array) else create_level(group, job.spec)
+    return create_level(zarr.open_group(store, mode="r+"), job.spec)
+
+
+def _open_array(job: Job, store: Store) -> zarr.Array[Any]:
+    found = zarr.open_group(store, mode="r+").get(job.spec.path)
+    if not isinstance(found, zarr.Array):
+        msg = f"{job.out} has a ledger but no array {job.spec.path}: start afresh with --overwrite"
+        raise InputError(msg)
+    return found
+
+
+def _differences(then: object, now: object, name: str = "") -> Iterator[tuple[str, object, object]]:
+    """What differs between two fingerprints, by its dotted name."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            yield from _differences(then.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif then != now:
+        yield name, then, now
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:
@@ -99,28 +122,53 @@ def _fingerprint(job: Job) -> dict[str, Any]:
         "shard": spec.shard,
         "region": None if job.region is None else str(job.region),
     }
-    return {"stage": job.stage, **layout, **job.fingerprint}
+    stored: dict[str, Any] = json.loads(json.dumps({"stage": job.stage, **layout, **job.fingerprint}))
+    return stored
 
 
 def _delete(job: Job, store: Store) -> None:
-    """Delete the target, which must look like a Zarr volume of ours or of nobody."""
+    """Delete the target, which must look like a Zarr volume of ours or of nobody.
+
+    The ledgers go first: a run that is killed meanwhile must not take what is left for its own work.
+    """
     if job.spec.path != FULL_RESOLUTION:
-        sync(store.delete_dir(job.spec.path))
         sync(store.delete_dir(f"{LEDGER_FOLDER}/{job.spec.path}"))
+        sync(store.delete_dir(job.spec.path))
         return
+    for source in job.inputs:
+        if f"{_place(source)}/".startswith(f"{_place(job.out)}/"):
+            msg = f"{job.out} holds the input {source}, so it is not overwritten: choose another name"
+            raise InputError(msg)
     found = names(store, "")
-    if found and not found & {".zgroup", ".zarray", "zarr.json", LEDGER_FOLDER}:
+    if found and not found & {*METADATA, LEDGER_FOLDER}:
         msg = f"{job.out} is no Zarr volume, so it is not overwritten: choose another name, or delete it"
         raise InputError(msg)
-    sync(store.clear())
+    sync(store.delete_dir(LEDGER_FOLDER))
+    sync(store.delete_dir(""))
 
 
 def _sweep(job: Job) -> None:
     """Remove half-written files that a killed run left on a local disk."""
     if is_remote(job.out):
         return
-    root = job.out.removeprefix("file://")
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if name.endswith(".partial"):
-                os.unlink(os.path.join(folder, name))  # noqa: PTH108, PTH118 - walks many thousand files
+    root = Path(_local(job.out))
+    for folder in (root / job.spec.path, root / LEDGER_FOLDER):
+        for partial in list(folder.rglob("*.partial")):
+            partial.unlink()
+    for partial in list(root.glob("*.partial")):
+        partial.unlink()
+
+
+def _refuse_file(job: Job) -> None:
+    if not is_remote(job.out) and Path(_local(job.out)).is_file():
+        msg = f"{job.out} is a file: choose another name for the folder"
+        raise InputError(msg)
+
+
+def _place(url: str) -> str:
+    """A local path without detours, or a URL; to tell whether two are the same."""
+    return url.rstrip("/") if is_remote(url) else os.path.realpath(_local(url))
+
+
+def _local(url: str) -> str:
+    return url.removeprefix("file://")
