@@ -19,7 +19,7 @@ from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.testing.letters import ink_at, page
 from inkzarr.testing.segments import Segment, write_segment
 from inkzarr.testing.spiral import Spiral
-from inkzarr.testing.texture import BLOBS, FINE, HALO, fibre_at, fibres, smooth, white
+from inkzarr.testing.texture import BLOBS, HALO, fibre_at, fibres, smooth, white
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,8 @@ Bytes = NDArray[np.uint8]
 Kind = Literal["scan", "truth", "labelled"]
 
 CELL = Zyx(128, 128, 128)
-AIR, PAPYRUS = 55.0, 135.0
-NOISE, FIBRE = 20.0, 10.0
+AIR, PAPYRUS = 70.0, 135.0
+NOISE, FIBRE = 20.0, 8.0
 FACE = 3.0
 MARGIN = 8.0
 TEXT = ("TEXNH KAI NOMOI", "EN TOIC XPONOIC", "KAKON ZHTEI NOYN")
@@ -225,9 +225,8 @@ class SyntheticScroll:
         """Noise of unit variance: coarse in ink, fine elsewhere."""
         start, stop = (Zyx(*(v + by for v in end)) for end, by in ((cell.start, -HALO), (cell.stop, HALO)))
         noise = white(self.seed, Box(start, stop))
-        spare = HALO - sum(FINE)
-        grain = smooth(noise[spare:-spare, spare:-spare, spare:-spare], FINE)
-        return np.where(ink, smooth(noise, BLOBS), grain) if ink.any() else grain
+        fine = noise[HALO:-HALO, HALO:-HALO, HALO:-HALO]
+        return np.where(ink, smooth(noise, BLOBS), fine) if ink.any() else fine
 
     def _material(
         self, z: NDArray[np.float64], depth: NDArray[np.float64], column: NDArray[np.float64]

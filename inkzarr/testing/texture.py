@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 TILE = Zyx(32, 32, 32)
-FINE = (1,)
 BLOBS = (1, 2, 3)
 HALO = sum(BLOBS)
 OVERSAMPLED = 4
