@@ -20,6 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from inkzarr.core.errors import InputError, StoreError
+from inkzarr.core.schema import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
@@ -36,6 +37,8 @@ LONGEST_S = 600.0
 """Of one try in all."""
 FIRST_WAIT_S = 0.2
 WEB = ("http", "https")
+BLOSC_HEADER = 16
+"""Bytes; the last four say how long the frame is."""
 NO_SUCH_KEY = 404
 FINAL_STATUS = frozenset(range(400, 500)) - {408, 429}
 
@@ -61,6 +64,8 @@ class CarefulStore(WrapperStore["Store"]):
     def __init__(self, store: Store, attempts: int = 1) -> None:
         super().__init__(store)
         self._attempts = attempts
+        self.blosc: set[str] = set()
+        """Prefixes of keys that hold blosc frames, which are decoded past their end when cut short."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -95,9 +100,15 @@ class CarefulStore(WrapperStore["Store"]):
                 return None
             if found is not None:
                 _check_length(len(found), byte_range)
+                if byte_range is None and self._is_blosc(key):
+                    _check_blosc(found[:BLOSC_HEADER].to_bytes(), len(found))
             return found
 
         return await self._try("read", key, once)
+
+    def _is_blosc(self, key: str) -> bool:
+        name = key.rpartition("/")[2]
+        return name not in METADATA and any(key.startswith(prefix) for prefix in self.blosc)
 
     async def get_partial_values(
         self,
@@ -263,6 +274,13 @@ def _check_length(length: int, byte_range: ByteRequest | None) -> None:
         wanted = min(length, byte_range.suffix)
     if length != wanted:
         msg = f"the body holds {length} bytes, not the {wanted} asked for"
+        raise OSError(msg)
+
+
+def _check_blosc(header: bytes, length: int) -> None:
+    wanted = int.from_bytes(header[-4:], "little")
+    if length < max(wanted, BLOSC_HEADER):
+        msg = f"the blosc frame is cut short: {length} of {wanted} bytes"
         raise OSError(msg)
 
 

@@ -21,6 +21,7 @@ DEFAULT_VOXEL_SIZE_UM = 7.91
 FULL_RESOLUTION = "0"
 LEDGER_FOLDER = ".inkzarr"
 LINEAGE = "inkzarr"
+METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")
 
 
 @dataclass(frozen=True)

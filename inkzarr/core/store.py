@@ -58,6 +58,11 @@ class StoredVolume:
     levels: tuple[Level, ...]
     attributes: dict[str, Any] = field(repr=False)
 
+    def __post_init__(self) -> None:
+        outermost = self.array.compressors[-1:]
+        if self.array.shards is None and isinstance(outermost and outermost[0], BloscCodec | Blosc):
+            self.array.store.blosc.add(f"{self.array.path}/".lstrip("/"))
+
     @property
     def name(self) -> str:
         """The last part of the URL, without anything secret."""
@@ -156,15 +161,10 @@ class StoredVolume:
         return str(self.array.metadata.encode_chunk_key(tuple(i * c // s for i, c, s in axes)))
 
     def may_exceed(self, threshold: float) -> np.ndarray:
-        """Which chunks may hold a voxel above `threshold`, told without reading any.
+        """Which chunks (bool, of the grid's shape) may hold more than `threshold`, told without reading any.
 
         From the ledger's largest voxels; else from the list of stored chunks, since a chunk that is
         not stored holds the fill value; else every chunk may.
-
-        Returns
-        -------
-        numpy.ndarray
-            bool, of the chunk grid's shape.
         """
         counts = Grid(self.shape, self.chunks).counts
         fill_exceeds = not float(self.array.fill_value or 0) <= threshold

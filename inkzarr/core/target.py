@@ -13,7 +13,7 @@ from zarr.core.sync import sync
 from inkzarr.core.errors import InputError
 from inkzarr.core.ledger import Ledger, Manifest
 from inkzarr.core.remote import is_remote, open_store
-from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER
+from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, METADATA
 from inkzarr.core.store import create_level, create_volume
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from inkzarr.core.job import Job, RunOptions
-
-METADATA = (".zgroup", ".zarray", ".zattrs", "zarr.json")
-
 
 def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]:
     """The array and its ledger: taken up where they agree with the job, else begun.

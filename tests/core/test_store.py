@@ -1,0 +1,272 @@
+"""Volumes are opened whatever wrote them, lazily, and what cannot be one is told in a line."""
+
+import json
+import pickle
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+from zarr.storage import LocalStore
+
+from inkzarr.core.errors import InputError, StoreError
+from inkzarr.core.geometry import Box, Zyx
+from inkzarr.core.job import Job, RunOptions
+from inkzarr.core.runner import write_blocks
+from inkzarr.core.schema import VolumeSpec
+from inkzarr.core.store import open_stored, open_volume
+
+SHAPE = (11, 14, 9)
+CODECS_V2 = {
+    "raw": None,
+    "gzip": numcodecs.GZip(1),
+    "zstd": numcodecs.Zstd(1),
+    "lz4": numcodecs.LZ4(),
+    "blosc": numcodecs.Blosc("lz4", shuffle=numcodecs.Blosc.SHUFFLE),
+}
+CODECS_V3 = {"raw": None, "gzip": GzipCodec(), "zstd": ZstdCodec(), "blosc": BloscCodec()}
+
+
+def voxels(dtype="uint8", shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).integers(0, 200, shape).astype(dtype)
+
+
+def write(folder, data, *, zarr_format=2, separator="/", codec="zstd", **layout):
+    names = {2: "v2", 3: "default"}
+    codecs = {2: CODECS_V2, 3: CODECS_V3}[zarr_format]
+    return zarr.create_array(
+        folder,
+        data=data,
+        zarr_format=zarr_format,
+        compressors=codecs[codec],
+        chunk_key_encoding={"name": names[zarr_format], "separator": separator},
+        **layout,
+    )
+
+
+def listed(paths, scales, version="0.4", unit="micrometer"):
+    axes = [{"name": name, "type": "space", "unit": unit} for name in "zyx"]
+    datasets = [
+        {"path": path, "coordinateTransformations": [{"type": "scale", "scale": [scale] * 3}]}
+        for path, scale in zip(paths, scales, strict=True)
+    ]
+    image = {"axes": axes, "datasets": datasets}
+    if version == "0.5":
+        return {"ome": {"version": "0.5", "multiscales": [image]}}
+    return {"multiscales": [{"version": "0.4", **image}]}
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+@pytest.mark.parametrize(
+    ("zarr_format", "codec"), [(2, name) for name in CODECS_V2] + [(3, name) for name in CODECS_V3]
+)
+def test_any_codec_and_separator(tmp_path, zarr_format, codec, separator):
+    data = voxels()
+    write(tmp_path / "a", data, zarr_format=zarr_format, separator=separator, codec=codec, chunks=(4, 5, 6))
+    scan = open_volume(tmp_path / "a")
+    assert scan.dims == ("z", "y", "x")
+    assert scan.data.chunksize == (4, 5, 6)
+    assert (scan.to_numpy() == data).all()
+    assert (scan[3, 2:9:3, -4].to_numpy() == data[3, 2:9:3, -4]).all()
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 20)] * 3),
+    chunks=st.tuples(*[st.integers(1, 24)] * 3),
+    zarr_format=st.sampled_from([2, 3]),
+    data=st.data(),
+)
+def test_any_chunks(tmp_path_factory, shape, chunks, zarr_format, data):
+    numbers = voxels(shape=shape)
+    folder = tmp_path_factory.mktemp("any") / "a.zarr"
+    write(folder, numbers, zarr_format=zarr_format, chunks=chunks)
+    start = [data.draw(st.integers(0, n - 1)) for n in shape]
+    stop = [data.draw(st.integers(low + 1, n)) for low, n in zip(start, shape, strict=True)]
+    box = Box(Zyx(*start), Zyx(*stop))
+    assert (open_stored(str(folder)).read(box) == numbers[box.slices]).all()
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "<i2", "float16", "int8"])
+def test_byte_order_is_the_machines(tmp_path, dtype):
+    data = voxels(dtype)
+    write(tmp_path / "a", data, chunks=(4, 4, 4))
+    scan = open_volume(tmp_path / "a")
+    assert scan.dtype.isnative
+    assert scan.compute().dtype == scan.dtype == np.dtype(dtype).newbyteorder("=")
+    assert (scan.to_numpy() == data).all()
+
+
+def test_shards(tmp_path):
+    data = voxels(shape=(20, 20, 20))
+    write(tmp_path / "a", data, zarr_format=3, chunks=(4, 4, 4), shards=(8, 8, 8))
+    stored = open_stored(str(tmp_path / "a"))
+    assert stored.chunks == (4, 4, 4)
+    assert stored.chunk_key(Zyx(0, 3, 4)) == "c/0/1/2"
+    assert (open_volume(tmp_path / "a")[5:11, :, 3].to_numpy() == data[5:11, :, 3]).all()
+    assert stored.may_exceed(0).all(), "what a shard holds is not told by its being there"
+
+
+@pytest.mark.parametrize(("zarr_format", "version"), [(2, "0.4"), (3, "0.5")])
+def test_levels_in_any_order(tmp_path, zarr_format, version):
+    attributes = listed(["2", "0", "1"], [4000.0, 1000.0, 2000.0], version, unit="nanometer")
+    group = zarr.create_group(tmp_path / "a", zarr_format=zarr_format, attributes=attributes)
+    for path, size in (("0", 16), ("1", 8), ("2", 4)):
+        group.create_array(path, shape=(size,) * 3, chunks=(4,) * 3, dtype="uint8")
+    scan = open_volume(str(tmp_path / "a") + "/")
+    assert scan.shape == (16, 16, 16)
+    assert scan.attrs["voxel_size_um"] == 1.0
+    assert open_volume(tmp_path / "a", level=2).shape == (4, 4, 4)
+    assert open_volume(tmp_path / "a" / "1").shape == (8, 8, 8)
+    for level in (3, -1):
+        with pytest.raises(InputError, match=f"level {level} does not exist.*it has 3"):
+            open_volume(tmp_path / "a", level=level)
+
+
+def test_opening_reads_metadata_alone(tmp_path, monkeypatch):
+    """A volume of a million chunks, none of them there to be read."""
+    attributes = listed(["0"], [7.91])
+    group = zarr.create_group(tmp_path / "a", zarr_format=2, attributes=attributes)
+    group.create_array("0", shape=(12800,) * 3, chunks=(128,) * 3, dtype="uint8")
+    asked = []
+    get = LocalStore.get
+
+    async def noted(self, key, *rest):
+        asked.append(key)
+        return await get(self, key, *rest)
+
+    monkeypatch.setattr(LocalStore, "get", noted)
+    scan = open_volume(tmp_path / "a")
+    assert scan.data.npartitions == 10**6
+    assert all(
+        key.rpartition("/")[2] in {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+        for key in asked
+    )
+    asked.clear()
+    assert scan[300, 5:300, 7].sum().compute() == 0
+    assert sorted(asked) == ["0/2.0.0", "0/2.1.0", "0/2.2.0"]
+
+
+def test_a_local_chunk_that_is_missing_is_empty(tmp_path):
+    write(tmp_path / "a", voxels() + 1, chunks=(4, 5, 6), fill_value=7)
+    (tmp_path / "a" / "0" / "0" / "0").unlink()
+    assert (open_volume(tmp_path / "a")[:4, :5, :6].to_numpy() == 7).all()
+
+
+@pytest.mark.parametrize("codec", CODECS_V2)
+@pytest.mark.parametrize("body", [b"", b"\0", b"<html>gone</html>", None])
+def test_a_local_chunk_that_is_damaged_is_named(tmp_path, codec, body):
+    """Also a raw one that is cut short: `None` is the first half of what was there."""
+    write(tmp_path / "a", voxels(), codec=codec, chunks=(4, 5, 6))
+    chunk = tmp_path / "a" / "1" / "2" / "0"
+    chunk.write_bytes(chunk.read_bytes()[: chunk.stat().st_size // 2] if body is None else body)
+    scan = open_volume(tmp_path / "a")
+    assert scan[:4].sum().compute() > 0
+    for damaged in (scan, scan[5, 11, :3], scan[5, 11, 2], scan[::3, ::2]):
+        with pytest.raises(StoreError, match="1/2/0") as raised:
+            damaged.compute()
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 20, 200])
+def test_a_shard_cut_short_is_named(tmp_path, keep):
+    write(tmp_path / "a", voxels(shape=(16, 16, 16)), zarr_format=3, chunks=(4, 4, 4), shards=(8, 8, 8))
+    shard = tmp_path / "a" / "c" / "1" / "0" / "1"
+    shard.write_bytes(shard.read_bytes()[:keep])
+    with pytest.raises(StoreError, match="c/1/0/1"):
+        open_volume(tmp_path / "a").compute()
+
+
+def test_may_exceed_by_the_chunks_that_are_stored(tmp_path):
+    data = np.zeros((8, 8, 8), "uint8")
+    data[5, 1, 6] = 9
+    for name, options in (("v2", {"separator": "."}), ("v3", {"zarr_format": 3})):
+        write(tmp_path / name, data, chunks=(4, 4, 4), **options)
+        may = open_stored(str(tmp_path / name)).may_exceed(0)
+        assert np.argwhere(may).tolist() == [[1, 0, 1]]
+        assert open_stored(str(tmp_path / name)).may_exceed(-1).all()
+
+
+def test_may_exceed_by_the_ledger(tmp_path):
+    """The largest voxels are known where blocks were written; elsewhere anything may be."""
+    out = str(tmp_path / "a.zarr")
+    region = Box(Zyx(0, 0, 0), Zyx(128, 128, 256))
+    job = Job("t", out, VolumeSpec(Zyx(256, 128, 256), np.dtype("uint8")), Zyx.of(128), {}, region=region)
+    write_blocks(job, lambda box: np.full(box.shape, 3 + box.start.x // 128, "uint8"), RunOptions())
+    stored = open_stored(out)
+    assert stored.may_exceed(3)[:, 0].tolist() == [[False, True], [True, True]]
+    assert stored.may_exceed(0).all()
+    assert stored.identity["made_by"]["stage"] == "t"
+
+
+def test_stored_volumes_travel(tmp_path):
+    data = voxels()
+    write(tmp_path / "a", data, chunks=(4, 5, 6))
+    stored = pickle.loads(pickle.dumps(open_stored(str(tmp_path / "a"))))
+    assert (stored.read(Box.whole(SHAPE)) == data).all()
+
+
+def test_what_is_no_volume(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    write(tmp_path / "flat", voxels(shape=(4, 4)))
+    write(tmp_path / "five", voxels(shape=(1, 1, 4, 4, 4)))
+    write(tmp_path / "bool", voxels().astype(bool))
+    write(tmp_path / "words", voxels().astype("U3"), codec="raw")
+    zarr.create_array(tmp_path / "none", shape=(0, 4, 4), dtype="uint8", zarr_format=2)
+    zarr.create_array(tmp_path / "huge", shape=(5000,) * 3, chunks=(5000,) * 3, dtype="uint8", zarr_format=2)
+    zarr.create_group(tmp_path / "group", zarr_format=2).create_array("ink", shape=(4, 4, 4), dtype="uint8")
+    zarr.create_group(tmp_path / "hollow", zarr_format=2, attributes=listed(["0"], [1.0]))
+    zarr.create_group(tmp_path / "odd", zarr_format=2, attributes={"multiscales": [{"datasets": [{"x": 1}]}]})
+    zarr.create_group(tmp_path / "odder", zarr_format=2, attributes={"multiscales": {"a": 1}, "inkzarr": "x"})
+    (tmp_path / "file").write_text("text")
+    rules = {
+        "nothing": "no Zarr volume",
+        "empty": "no Zarr volume",
+        "file": "no Zarr volume",
+        "flat": "has 2 axes",
+        "five": "has 5 axes",
+        "bool": "whole number or a float",
+        "words": "whole number or a float",
+        "none": "at least one voxel",
+        "huge": "are refused",
+        "group": r"without multiscales.*it holds ink",
+        "hollow": "names a level that is no array",
+        "odd": "multiscales metadata",
+        "odder": "multiscales metadata",
+    }
+    for name, rule in rules.items():
+        with pytest.raises(InputError, match=rule) as raised:
+            open_volume(tmp_path / name)
+        assert name in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_objects_are_refused_and_never_unpickled(tmp_path):
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    metadata = {
+        "chunks": [2, 2, 2],
+        "shape": [2, 2, 2],
+        "compressor": None,
+        "dtype": "|O",
+        "fill_value": 0,
+        "filters": [{"id": "pickle"}],
+        "order": "C",
+        "zarr_format": 2,
+    }
+    (folder / ".zarray").write_text(json.dumps(metadata))
+    (folder / "0.0.0").write_bytes(b"cposix\nsystem\n(S'touch " + str(tmp_path).encode() + b"/owned'\ntR.")
+    with pytest.raises((InputError, StoreError)):
+        open_volume(folder).compute()
+    assert not (tmp_path / "owned").exists()
+
+
+def test_metadata_that_is_damaged(tmp_path):
+    write(tmp_path / "a", voxels(), chunks=(4, 5, 6))
+    (tmp_path / "a" / ".zarray").write_text('{"chunks": [4')
+    with pytest.raises(InputError, match=r"metadata at .* cannot be used"):
+        open_volume(tmp_path / "a")
