@@ -13,7 +13,10 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from inkzarr.core.errors import InputError
+from inkzarr.nn.fast import single_threaded
 from inkzarr.nn.unet import UNet3D, check_window
+
+Crop = tuple[Tensor, Tensor, Tensor]
 
 RATE = 3e-3
 """Adam's largest step; it falls linearly to nothing, so that the last steps settle."""
@@ -70,20 +73,26 @@ def fit_on_truth(  # noqa: PLR0913 - a demonstration, without a settings object
         torch.manual_seed(seed)
         model = UNet3D(f_maps=f_maps, levels=levels).train()
     convert_conv3d_weight_memory_format(model, torch.channels_last_3d)  # twice as fast on a CPU
-    optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
+    weights = list(model.parameters())
+    optimiser = torch.optim.Adam(weights, lr=RATE)
     crops = _crops(volume, truth, labelled, window, np.random.default_rng(seed))
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
-        voxels, ink, known = (
-            torch.stack(part) for part in zip(*(next(crops) for _ in range(batch)), strict=True)
-        )
+
+    def gradients(crop: Crop) -> tuple[Tensor, ...]:
+        voxels, ink, known = crop
         losses = F.binary_cross_entropy_with_logits(model(voxels), ink, reduction="none")
-        loss = (losses * known).sum() / known.sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if progress is not None:
-            progress(step + 1, steps, loss.item())
+        loss = (losses * known).sum()
+        return loss.detach(), known.sum(), *torch.autograd.grad(loss, weights)
+
+    with single_threaded(min(batch, torch.get_num_threads())) as pool:
+        for step in range(steps):
+            parts = pool.map(gradients, [next(crops) for _ in range(batch)])
+            loss, count, *slopes = (torch.stack(part).sum(0) for part in zip(*parts, strict=True))
+            for weight, slope in zip(weights, slopes, strict=True):
+                weight.grad = slope / count
+            optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
+            optimiser.step()
+            if progress is not None:
+                progress(step + 1, steps, float(loss / count))
     convert_conv3d_weight_memory_format(model, torch.contiguous_format)
     return model.eval()
 
@@ -94,13 +103,13 @@ def _crops(
     labelled: NDArray[Any] | None,
     window: int,
     rng: np.random.Generator,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> Iterator[Crop]:
     """Random crops, flipped at random, each around a labelled voxel; every second one around ink.
 
     Yields
     ------
     voxels, ink, known : Tensor
-        (1, window, window, window), float32; `voxels` in [0, 1], the others 0 or 1.
+        (1, 1, window, window, window), float32; `voxels` in [0, 1], the others 0 or 1.
     """
     known = np.ones(volume.shape, bool) if labelled is None else labelled != 0
     anywhere = np.flatnonzero(known)
@@ -115,7 +124,7 @@ def _crops(
         box = tuple(slice(at, at + window) for at in first)
         flip = tuple(slice(None, None, int(rng.choice((-1, 1)))) for _ in range(3))
         arrays = (volume[box] / np.float32(255), truth[box] != 0, known[box])
-        voxels, ink, mask = (torch.from_numpy(array[flip].astype(np.float32))[None] for array in arrays)
+        voxels, ink, mask = (torch.from_numpy(array[flip].astype(np.float32))[None, None] for array in arrays)
         yield voxels, ink, mask
 
 
