@@ -28,7 +28,7 @@ def fit_on_truth(  # noqa: PLR0913 - a demonstration, without a settings object
     *,
     labelled: NDArray[Any] | None = None,
     window: int = 32,
-    steps: int = 150,
+    steps: int = 120,
     f_maps: int = 8,
     levels: int = 3,
     batch: int = 4,
