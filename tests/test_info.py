@@ -160,7 +160,7 @@ def test_html_is_escaped(tmp_path):
 def test_html_says_why_there_is_no_picture(tmp_path):
     job = write(tmp_path / "scan.zarr", (4, 4, 4))
     (tmp_path / "scan.zarr" / "0" / "0" / "0" / "0").write_bytes(b"broken")
-    assert "no picture: chunk 0/0/0" in info(job.out)._repr_html_()
+    assert "no picture: cannot read 0/0/0/0" in info(job.out)._repr_html_()
 
 
 def test_thumbnail_is_small(tmp_path):
