@@ -137,12 +137,13 @@ def predict(
         raise InputError(msg)
     shape = _check_volume(volume)
     engine = _engine(model, chosen)
+    engine.check_window(Zyx.of(chosen.window))
     windows = chosen.windows(shape)
-    engine.check_window(windows.window)
     blocks = Zyx.of(chosen.block or chosen.window)
     halos = [_halo(*axis) for axis in zip(blocks, windows.window, windows.stride, strict=True)]
     least = [max(halo) for halo in halos]
     chunks = tuple(_cuts(*axis) for axis in zip(shape, blocks, least, strict=True))
+    halos = [(0, 0) if len(sizes) == 1 else halo for sizes, halo in zip(chunks, halos, strict=True)]
     starts = [np.cumsum([0, *sizes]) for sizes in chunks]
 
     def block_function(voxels: np.ndarray, block_id: tuple[int, int, int]) -> np.ndarray:
@@ -307,7 +308,7 @@ def _prepare(
     """Check everything that can be checked before the first voxel."""
     stored = open_stored(volume, storage_options=storage_options)
     blocks = _Blocks(stored, str(checkpoint), settings)
-    blocks.engine.check_window(blocks.windows.window)
+    blocks.engine.check_window(Zyx.of(settings.window))
     fingerprint = {
         "input": stored.identity,
         "checkpoint": blocks.engine.token,
