@@ -86,7 +86,7 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[Seque
     rows : list of lists of numpy.ndarray
         Each Y, X or Y, X, 3; uint8 is shown as it is, anything else is stretched first.
     captions : list of lists of str
-        One a picture; cut where it is wider than its column.
+        One a picture, in ASCII (Pillow's font has no more); cut where it is wider than its column.
 
     Returns
     -------
