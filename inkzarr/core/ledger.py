@@ -243,7 +243,7 @@ class Ledger:
 
     def _get(self, name: str) -> str | None:
         found = sync(self.store.get(f"{self.folder}/{name}", prototype=default_buffer_prototype()))
-        return None if found is None else found.to_bytes().decode()
+        return None if found is None else found.to_bytes().decode(errors="replace")
 
     def _put(self, name: str, text: str) -> None:
         buffer = default_buffer_prototype().buffer.from_bytes(text.encode())

@@ -36,6 +36,7 @@ BlockFunction = Callable[[Box], np.ndarray]
 
 FLUSH_EVERY_S = 2.0
 RETRIES = 2
+FIRST_WAIT_S = 0.1
 
 
 def plan_blocks(job: Job, options: RunOptions, **extra: str) -> Plan:
@@ -126,7 +127,7 @@ class _Task:
             except Exception:
                 if attempt == RETRIES:
                     raise
-                time.sleep(0.1 * 2**attempt)
+                time.sleep(FIRST_WAIT_S * 2**attempt)
         raise AssertionError  # pragma: no cover
 
     def _once(self, box: Box) -> BlockRecord:

@@ -1,0 +1,36 @@
+"""Small chunks, no waiting, and whole folders compared."""
+
+import pytest
+
+from inkzarr.core import remote, runner, schema
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Failures are tried again at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "FIRST_WAIT_S", 0.0)
+        patch.setattr(remote, "FIRST_WAIT_S", 0.001)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_chunks():
+    """Volumes of a few voxels with many chunks, of 8 voxels a side."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "CHUNK", 8)
+        yield
+
+
+@pytest.fixture
+def tree():
+    """Reads a folder as a dict from relative path to bytes."""
+
+    def read(folder):
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return read
