@@ -19,8 +19,9 @@ import numpy as np
 from numcodecs import Blosc
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import AXES, Box, Zyx
+from inkzarr.core.geometry import AXES, Box, Grid, Zyx
 from inkzarr.core.job import Job, Plan, Report, RunOptions
+from inkzarr.core.ledger import BlockRecord
 from inkzarr.core.progress import Progress, duration, size
 from inkzarr.core.remote import is_remote
 from inkzarr.core.runner import plan_blocks, write_blocks
@@ -39,8 +40,8 @@ LARGEST_READ = 512 * 2**20
 """Bytes of source voxels that a block holds where no memory was given."""
 REPEATED = 1.25
 """Voxels decoded for each one kept, above which a block is made longer if it fits."""
-COPIES_OF_UNIT = 12
-"""Chunks that the store holds at once while it compresses and writes a block, in chunks."""
+UNITS_IN_FLIGHT = 20
+"""Chunks (shards) of a block that the store compresses at once, measured; each is there twice."""
 COPIES_OF_CELL = 2
 """A strip, tile or chunk while it is decoded: its compressed bytes and its voxels."""
 SAMPLE_DEPTH = 8
@@ -295,7 +296,8 @@ def _block_bytes(source: Source, spec: VolumeSpec, block: Zyx) -> int:
     read = block.volume * source.dtype.itemsize
     written = block.volume if spec.dtype != source.dtype else 0
     cell = COPIES_OF_CELL * source.block.volume * source.dtype.itemsize
-    store = COPIES_OF_UNIT * spec.unit.volume * spec.dtype.itemsize
+    units = min(Grid(block, spec.unit).counts.volume, UNITS_IN_FLIGHT)
+    store = 2 * units * spec.unit.volume * spec.dtype.itemsize
     return read + max(cell, written + store)
 
 
@@ -308,7 +310,7 @@ def _size_um(source: Source, settings: IngestSettings) -> tuple[float, str]:
 
 
 def _seconds_a_voxel(source: Source, job: Job) -> float:
-    """Time to read, convert and compress a voxel, measured on a few slices amid the volume."""
+    """Time to read, convert, compress and sum up a voxel, measured on a few slices amid the volume."""
     shape, cell = source.shape, job.grid.cell
     depth = min(shape.z, max(SAMPLE_DEPTH, min(source.block.z, cell.z)))
     wanted = Zyx(depth, *map(min, cell[1:], shape[1:]))
@@ -318,6 +320,7 @@ def _seconds_a_voxel(source: Source, job: Job) -> float:
     voxels = _BlockReader(source, job.spec.dtype)(box)
     for piece in voxels:
         Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE).encode(np.ascontiguousarray(piece))
+    BlockRecord.of(box, voxels, job.spec.chunks)
     return (time.monotonic() - began) / box.shape.volume
 
 
