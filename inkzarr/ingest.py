@@ -9,6 +9,8 @@ A block is as long along each axis as it takes to decode each strip, tile or chu
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -39,7 +41,7 @@ Dtype = Literal["uint8", "keep"]
 LARGEST_READ = 512 * 2**20
 """Bytes of source voxels that a block holds where no memory was given."""
 REPEATED = 1.25
-"""Voxels decoded for each one kept, above which a block is made longer if it fits."""
+"""Voxels decoded for each one kept that are put up with, for the sake of smaller blocks."""
 UNITS_IN_FLIGHT = 20
 """Chunks (shards) of a block that the store compresses at once, measured; each is there twice."""
 COPIES_OF_CELL = 2
@@ -124,7 +126,8 @@ def ingest(
     --------
     >>> import numpy, tifffile
     >>> folder = getfixture("tmp_path")
-    >>> tifffile.imwrite(folder / "scan.tif", numpy.full((4, 6, 5), 0x12FF, "uint16"))
+    >>> scan = numpy.full((4, 6, 5), 0x12FF, "uint16")
+    >>> tifffile.imwrite(folder / "scan.tif", scan, photometric="minisblack")
     >>> report = ingest(folder / "scan.tif", folder / "scan.zarr", IngestSettings(voxel_size_um=7.91))
     >>> report.nonzero
     120
@@ -194,7 +197,7 @@ def to_uint8(voxels: np.ndarray) -> np.ndarray:
 
 
 def choose_block(spec: VolumeSpec, cell: Zyx, fits: Callable[[Zyx], bool]) -> Zyx:
-    """The block that decodes each cell about once and fits.
+    """The smallest block that decodes each cell about once; where none fits, that which comes nearest.
 
     Along an axis, a block of ``b`` voxels touches cells that hold ``b + c - 1`` on average: the
     share decoded in vain falls as the block grows, and is nothing where cells and blocks align::
@@ -224,16 +227,20 @@ def choose_block(spec: VolumeSpec, cell: Zyx, fits: Callable[[Zyx], bool]) -> Zy
     >>> choose_block(spec, Zyx(1, 1, 1000), lambda block: True)
     Zyx(z=128, y=128, x=1024)
     """
-    unit, block = spec.unit, spec.unit
-    while True:
-        repeated = [_repeated(*axis) for axis in zip(block, cell, spec.shape, strict=True)]
-        for axis in sorted(range(len(block)), key=lambda axis: -repeated[axis]):
-            longer = Zyx(*(b + (unit[i] if i == axis else 0) for i, b in enumerate(block)))
-            if repeated[axis] > REPEATED and fits(longer):
-                block = longer
-                break
-        else:
-            return block
+    best = (float("inf"), 0, spec.unit)
+    for block in itertools.starmap(Zyx, itertools.product(*map(_lengths, spec.unit, spec.shape))):
+        repeated = math.prod(map(_repeated, block, cell, spec.shape))
+        rank = (max(repeated, REPEATED), block.volume, block)
+        if rank < best and fits(block):
+            best = rank
+    return best[-1]
+
+
+def _lengths(unit: int, length: int) -> list[int]:
+    """Lengths that a block may have along an axis: whole chunks, up to all of it."""
+    whole = -(-length // unit)
+    counts = {*range(1, 9), *(2**power for power in range(3, whole.bit_length())), whole}
+    return sorted(count * unit for count in counts if count <= whole)
 
 
 def _repeated(block: int, cell: int, length: int) -> float:
