@@ -166,7 +166,7 @@ def verify_command(url: str, storage_options: dict[str, Any] | None) -> None:
 @click.option("--overlap", type=float, default=0.5, show_default=True, help="Part that neighbours share.")
 @click.option("--blend", type=click.Choice(["gaussian", "constant"]), default="gaussian", show_default=True)
 @click.option("--block", type=OneOrThree(), default="512", show_default=True, help="Changes no voxel.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Windows at once.")
+@click.option("--batch", type=click.IntRange(1), help="Windows at once; default: one a core, 4 on a GPU.")
 @click.option("--air", type=float, default=0, show_default=True, help="Windows of at most this are skipped.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(

@@ -20,6 +20,7 @@ from inkzarr.pyramid import pyramid
 from inkzarr.testing.synthetic import SyntheticScroll
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
 SCROLL = SyntheticScroll(shape=(192, 256, 256), seed=0)
@@ -29,7 +30,7 @@ WINDOW = 64
 DEPTH = 3
 
 
-def demo(folder: str | PathLike[str], scroll: SyntheticScroll = SCROLL, *, steps: int = 150) -> str:
+def demo(folder: str | PathLike[str], scroll: SyntheticScroll = SCROLL, *, steps: int = 120) -> str:
     """Ingest a synthetic scroll, fit a small network on another one, predict, and draw what was found.
 
     Run again, it takes up where it stopped.
@@ -77,19 +78,19 @@ def _write_slices(scroll: SyntheticScroll, folder: Path) -> None:
 
 def _fit(teacher: SyntheticScroll, checkpoint: Path, steps: int) -> None:
     whole = Box.whole(teacher.shape)
-    volume, truth, labelled = teacher.block(whole), teacher.truth_block(whole), teacher.labelled_block(whole)
+    volume, truth = teacher.block(whole), teacher.truth_block(whole)
     with Progress("fit", steps, unit="step") as progress:
 
         def tell(_done: int, _steps: int, _loss: float) -> None:
             progress.advance(1)
 
-        model = fit_on_truth(volume, truth, labelled=labelled, steps=steps, progress=tell)
+        model = fit_on_truth(volume, truth, steps=steps, progress=tell)
     save_checkpoint(checkpoint, model, lineage={"stage": "demo", "source": f"synthetic, seed {teacher.seed}"})
 
 
 def _draw(scroll: SyntheticScroll, scan: Path, prediction: Path, picture: Path) -> None:
     """One slice across the scroll, and the outermost winding unrolled along its true surface."""
-    grey, ink = open_volume(scan).values, open_volume(prediction).values
+    grey, ink = open_volume(str(scan)).values, open_volume(str(prediction)).values
     truth = scroll.truth_block(Box.whole(scroll.shape)) * np.uint8(255)
     middle = scroll.shape[0] // 2
     names = ("scan", "prediction", "truth")
@@ -100,17 +101,17 @@ def _draw(scroll: SyntheticScroll, scan: Path, prediction: Path, picture: Path) 
     layers = {"scan": (0,), "prediction": range(-DEPTH, DEPTH + 1), "ink label": ()}
     along = [_sample(grey, tile.points, tile.normals, layers["scan"])]
     along += [_sample(ink, tile.points, tile.normals, layers["prediction"]), segment.label]
-    captions = [[f"{name}, slice z = {middle}" for name in names]]
     sheet = contact_sheet(
-        [across, *([plane] for plane in along)],
-        [*captions, *([f"{name}, outermost winding unrolled"] for name in layers)],
+        [[np.hstack(across)], *([plane] for plane in along)],
+        [
+            [f"{' | '.join(names)}: the slice at z = {middle}"],
+            *([f"{name}: the outermost winding, unrolled"] for name in layers),
+        ],
     )
     sheet.save(picture)
 
 
-def _sample(
-    volume: np.ndarray, points: np.ndarray, normals: np.ndarray, depths: range | tuple[int]
-) -> np.ndarray:
+def _sample(volume: np.ndarray, points: np.ndarray, normals: np.ndarray, depths: Sequence[int]) -> np.ndarray:
     """The largest of the voxels nearest to a surface at some depths; rows, columns."""
     last = np.array(volume.shape) - 1
     found = np.zeros(points.shape[:2], volume.dtype)

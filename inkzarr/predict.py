@@ -23,7 +23,7 @@ import xarray as xr
 
 from inkzarr.core.blending import Blend
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import Box, Grid, Windows, Zyx
+from inkzarr.core.geometry import Box, Grid, Windows, Zyx, cut_axis
 from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.progress import duration, size
 from inkzarr.core.runner import plan_blocks, write_blocks
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BLOCK = 512
+MOST_LAZY_BLOCKS = 8192
 BLOCKS_IN_FLIGHT = 2
 """One computes while the other reads or writes."""
 
@@ -56,9 +57,9 @@ class PredictSettings:
     blend : str
         ``gaussian`` or ``constant``.
     block : int or (z, y, x) or None
-        Voxels computed at once, which changes no voxel; None is 512, and one window where lazy.
-    batch : int
-        Windows run at once on the device.
+        Voxels computed at once, which changes no voxel; None is 512; where lazy see `predict`.
+    batch : int or None
+        Windows run at once; None is one a thread on a CPU, 4 on a GPU.
     air : float
         A window whose voxels are all at most this is not run.
     device : str
@@ -75,7 +76,7 @@ class PredictSettings:
     overlap: float = 0.5
     blend: Blend = "gaussian"
     block: int | tuple[int, int, int] | None = None
-    batch: int = 1
+    batch: int | None = None
     air: float = 0
     device: str = "auto"
     dtype: str = "float32"
@@ -90,10 +91,15 @@ class PredictSettings:
             raise InputError(msg)
         return Windows.overlapping(shape, window, self.overlap)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What changes a voxel."""
-        names = ("overlap", "blend", "batch", "air", "dtype", "axes")
-        return {"window": list(Zyx.of(self.window)), **{name: getattr(self, name) for name in names}}
+    def fingerprint(self, engine: Engine) -> dict[str, Any]:
+        """What changes a voxel; on a GPU its kernels do, and they are chosen by the batch."""
+        names = ("overlap", "blend", "air", "dtype", "axes")
+        own = {"window": list(Zyx.of(self.window)), **{name: getattr(self, name) for name in names}}
+        return {
+            **own,
+            "device": engine.device.type,
+            **({"batch": engine.batch} if engine.device.type != "cpu" else {}),
+        }
 
 
 def predict(
@@ -110,8 +116,9 @@ def predict(
     model : Checkpoint, torch.nn.Module or path
         A module gives logits (N, 1, Z, Y, X) for inputs of that shape, scaled to [0, 1].
     **settings
-        The fields of `PredictSettings`; a smaller `block` computes less around a slice, a larger one
-        repeats fewer windows.
+        The fields of `PredictSettings`. A smaller `block` computes less around a slice, a larger one
+        repeats fewer windows; without one it is a window's size, doubled until the volume has at most
+        8192 blocks, since Dask holds a few dozen tasks for each.
 
     Returns
     -------
@@ -139,10 +146,10 @@ def predict(
     engine = _engine(model, chosen)
     engine.check_window(Zyx.of(chosen.window))
     windows = chosen.windows(shape)
-    blocks = Zyx.of(chosen.block or chosen.window)
-    halos = [_halo(*axis) for axis in zip(blocks, windows.window, windows.stride, strict=True)]
+    blocks = Zyx.of(chosen.block) if chosen.block else _lazy_block(shape, windows.window)
+    halos = windows.halos(blocks)
     least = [max(halo) for halo in halos]
-    chunks = tuple(_cuts(*axis) for axis in zip(shape, blocks, least, strict=True))
+    chunks = tuple(cut_axis(*axis) for axis in zip(shape, blocks, least, strict=True))
     halos = [(0, 0) if len(sizes) == 1 else halo for sizes, halo in zip(chunks, halos, strict=True)]
     starts = [np.cumsum([0, *sizes]) for sizes in chunks]
 
@@ -166,7 +173,10 @@ def predict(
         meta=np.empty((0, 0, 0), np.uint8),
         token=f"predict-{engine.token}-{chosen}",
     )
-    attrs = {**volume.attrs, "lineage": {"stage": "predict", "version": VERSION, **chosen.fingerprint()}}
+    attrs = {
+        **volume.attrs,
+        "lineage": {"stage": "predict", "version": VERSION, **chosen.fingerprint(engine)},
+    }
     return xr.DataArray(lazy, coords=volume.coords, dims=DIMS, name=PREDICTION.name, attrs=attrs)
 
 
@@ -291,11 +301,11 @@ class _Blocks:
     def seconds_a_window(self) -> float:
         """Time of one window on the device, after one to warm up."""
         window = self.engine.upload(np.ones(self.windows.window, self.stored.dtype))
-        batch = [window] * self.settings.batch
+        batch = [window] * self.engine.batch
         self.engine.probabilities(batch, self.stored.dtype)[0].sum().item()
         began = time.perf_counter()
         self.engine.probabilities(batch, self.stored.dtype)[0].sum().item()
-        return (time.perf_counter() - began) / self.settings.batch
+        return (time.perf_counter() - began) / self.engine.batch
 
 
 def _prepare(
@@ -312,14 +322,14 @@ def _prepare(
     fingerprint = {
         "input": stored.identity,
         "checkpoint": blocks.engine.token,
-        **settings.fingerprint(),
+        **settings.fingerprint(blocks.engine),
     }
     lineage = {
         "stage": "predict",
         "version": VERSION,
         "source": stored.url.rsplit("/", 1)[-1],
         "checkpoint": Path(checkpoint).name,
-        "settings": settings.fingerprint(),
+        "settings": settings.fingerprint(blocks.engine),
         "input": stored.lineage,
     }
     spec = VolumeSpec(
@@ -333,6 +343,7 @@ def _prepare(
         block,
         fingerprint,
         block_bytes=_block_bytes(block, blocks),
+        shared_bytes=blocks.engine.batch * blocks.engine.window_bytes(blocks.windows.window),
         workers=BLOCKS_IN_FLIGHT,
         region=None if settings.box is None else Box.parse(settings.box, stored.shape),
         work=lambda box: blocks.windows.touching(box).shape.volume,
@@ -358,27 +369,16 @@ def _engine(model: Checkpoint | nn.Module | str | PathLike[str], chosen: Predict
     return cached_engine(str(model), chosen.axes, chosen.batch, chosen.device, chosen.dtype)
 
 
+def _lazy_block(shape: Zyx, window: Zyx) -> Zyx:
+    """The window's size, doubled until the volume has no more blocks than a Dask graph likes."""
+    block = window
+    while Grid(shape, block).counts.volume > MOST_LAZY_BLOCKS:
+        block = Zyx(*(2 * n for n in block))
+    return block
+
+
 def _check_volume(volume: xr.DataArray) -> Zyx:
     if tuple(volume.dims) != DIMS:
         msg = f"dims {tuple(volume.dims)} are not {DIMS}: rename or transpose the volume first"
         raise InputError(msg)
     return Zyx(*volume.shape)
-
-
-def _halo(block: int, window: int, stride: int) -> tuple[int, int]:
-    """How far the windows that touch a block reach before and past it, along one axis, at most."""
-    if block % stride:
-        return window - 1, window - 1
-    return (window - 1) // stride * stride, window - stride
-
-
-def _cuts(size: int, block: int, least: int) -> tuple[int, ...]:
-    """Cut an axis into blocks, none smaller than the halo its neighbours take from it."""
-    block = max(block, least)
-    sizes = [block] * (size // block)
-    rest = size - sum(sizes)
-    if rest and sizes and rest < least:
-        sizes[-1] += rest
-    elif rest:
-        sizes.append(rest)
-    return tuple(sizes)

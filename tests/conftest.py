@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-settings.register_profile("long", max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+CHECKS = list(HealthCheck)
+settings.register_profile(
+    "ci", max_examples=25, deadline=None, derandomize=True, suppress_health_check=CHECKS
+)
+settings.register_profile("long", max_examples=400, deadline=None, suppress_health_check=CHECKS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -17,5 +20,5 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def real_data() -> Path:
     """The folder of real scroll data; tests that need it say so where it is absent."""
     if not REAL_DATA.is_dir():
-        pytest.skip(f"real data not found at {REAL_DATA}: this test needs it, the others use the synthetic scroll")
+        pytest.skip(f"no real data at {REAL_DATA}: this test needs it, others use the synthetic scroll")
     return REAL_DATA

@@ -23,12 +23,16 @@ from inkzarr.core.store import open_volume
 from inkzarr.nn.checkpoint import Checkpoint, Normalisation, load_checkpoint, save_checkpoint
 from inkzarr.nn.unet import UNet3D
 from inkzarr.predict import PredictSettings, plan_predict, predict, predict_volume
+from tests.peers import theirs
 
 
 def brute_force(volume, probability, window, stride, blend, air):
     """Weighted mean over all windows, in float64, one voxel array at a time; the definition."""
     shape = volume.shape
-    counts = [max(1, math.ceil((n - w) / s) + 1) if n > w else 1 for n, w, s in zip(shape, window, stride, strict=True)]
+    counts = [
+        max(1, math.ceil((n - w) / s) + 1) if n > w else 1
+        for n, w, s in zip(shape, window, stride, strict=True)
+    ]
     size = [max(n, (c - 1) * s + w) for n, c, s, w in zip(shape, counts, stride, window, strict=True)]
     padded = np.zeros(size, volume.dtype)
     padded[: shape[0], : shape[1], : shape[2]] = volume
@@ -116,7 +120,9 @@ def test_a_constant_network_gives_a_constant(case, logit):
     volume, window, overlap, blend, _ = case
     settings = {"window": window, "overlap": overlap, "blend": blend, "air": -1}
     found = predict(lazily(volume), Constant(logit), block=16, **settings).values
-    assert np.unique(found).tolist() == [int(np.floor(255 / (1 + np.exp(-np.float32(logit))) + np.float32(0.5)))]
+    assert np.unique(found).tolist() == [
+        int(np.floor(255 / (1 + np.exp(-np.float32(logit))) + np.float32(0.5)))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +143,9 @@ def scan(tmp_path_factory) -> str:
 
 
 def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()
+    }
 
 
 def test_runner_and_lazy_give_the_same_bytes_whatever_the_blocks_and_workers(scan, checkpoint, tmp_path):
@@ -173,7 +181,7 @@ def test_slicing_the_lazy_result_computes_no_more_than_it_needs():
     read = []
 
     class Watched:
-        shape, dtype, ndim = (4000, 4000, 4000), np.dtype(np.uint8), 3
+        shape, dtype, ndim = (1000, 1000, 1000), np.dtype(np.uint8), 3
 
         def __getitem__(self, key):
             read.append(tuple((s.start, s.stop) for s in key))
@@ -256,7 +264,10 @@ def test_other_settings_are_refused_and_what_was_there_stays(scan, checkpoint, t
 
 
 def test_real_surface_volumes_are_predicted_with_flat_windows(real_data, checkpoint, tmp_path):
-    for name, box in (("phi_rev.zarr", "0:9,0:130,0:128"), ("scroll1_20231005123335_2-4_left/volume.zarr", "0:13,900:1030,:128")):
+    for name, box in (
+        ("phi_rev.zarr", "0:9,0:130,0:128"),
+        ("scroll1_20231005123335_2-4_left/volume.zarr", "0:13,900:1030,:128"),
+    ):
         url = str(real_data / name)
         out = str(tmp_path / name.replace("/", "_"))
         torch.manual_seed(0)
@@ -272,20 +283,13 @@ def test_real_surface_volumes_are_predicted_with_flat_windows(real_data, checkpo
 def test_real_3d_volumes_equal_brute_force(name, real_data, tmp_path):
     inkzarr.ingest(str(real_data / name), str(tmp_path / "scan.zarr"))
     torch.manual_seed(2)
-    network = pytest_unet()
+    network = theirs(f_maps=8, levels=3).eval()
     torch.save(network.state_dict(), tmp_path / "bare.pt")
     settings = PredictSettings(window=(32, 64, 64), block=128)
     predict_volume(str(tmp_path / "scan.zarr"), str(tmp_path / "bare.pt"), str(tmp_path / "p.zarr"), settings)
     volume = open_volume(tmp_path / "scan.zarr").values
     expected = brute_force(volume, probability_of(network), (32, 64, 64), (16, 32, 32), "gaussian", 0)
     assert np.abs(open_volume(tmp_path / "p.zarr").values / 255 - expected).max() <= 1 / 255
-
-
-def pytest_unet():
-    """A random network of pytorch-3dunet itself, in eval mode."""
-    from tests.nn.peer import peer_unet
-
-    return peer_unet(f_maps=8, levels=3)
 
 
 def test_checkpoint_normalisation_is_used():

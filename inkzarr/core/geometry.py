@@ -244,12 +244,12 @@ class Windows:
             raise InputError(msg)
         exact = [w * (1 - overlap) for w in window]
         stride = Zyx(*(max(1, round(s)) for s in exact))
-        if any(abs(s - e) > 1e-6 for s, e in zip(stride, exact, strict=True)):
+        if any(abs(s - e) > 1e-3 for s, e in zip(stride, exact, strict=True)):
             near = sorted({1 - s / w for s, w in zip(stride, window, strict=True)})
             msg = (
                 f"overlap {overlap} moves a window of {window.z},{window.y},{window.x} by "
                 f"{','.join(f'{s:g}' for s in exact)} voxels; the stride must be whole: "
-                f"try overlap {' or '.join(f'{v:g}' for v in near)}, or 0.5"
+                f"try overlap {' or '.join(f'{v:g}' for v in near)}"
             )
             raise InputError(msg)
         return cls(shape, window, stride)
@@ -299,3 +299,34 @@ class Windows:
         windows = self.touching(block)
         last = Zyx(*(b - 1 for b in windows.stop))
         return Box(self.box(windows.start).start, self.box(last).stop)
+
+    def halos(self, block: Zyx) -> list[tuple[int, int]]:
+        """How far `reach` goes before and past any block of a grid of `block`, at most; per axis, in voxels.
+
+        Examples
+        --------
+        >>> Windows(Zyx(99, 99, 99), Zyx(8, 8, 8), Zyx(4, 2, 8)).halos(Zyx(16, 16, 16))
+        [(4, 4), (6, 6), (0, 0)]
+        """
+        return [
+            ((w - 1) // s * s, w - s) if b % s == 0 else (w - 1, w - 1)
+            for b, w, s in zip(block, self.window, self.stride, strict=True)
+        ]
+
+
+def cut_axis(size: int, block: int, least: int) -> tuple[int, ...]:
+    """Cut an axis into blocks, none smaller than `least` where there are several.
+
+    Examples
+    --------
+    >>> cut_axis(10, 4, 1), cut_axis(10, 4, 3)
+    ((4, 4, 2), (4, 6))
+    """
+    block = max(block, least)
+    sizes = [block] * (size // block)
+    rest = size - sum(sizes)
+    if rest and sizes and rest < least:
+        sizes[-1] += rest
+    elif rest:
+        sizes.append(rest)
+    return tuple(sizes)

@@ -58,6 +58,8 @@ class Job:
         Input, checkpoint, and every setting that changes a voxel; JSON.
     block_bytes : int
         Peak memory of one block in flight.
+    shared_bytes : int
+        Memory that all blocks share, such as a network's.
     workers : int
         Blocks in flight where the options do not say.
     region : Box or None
@@ -78,6 +80,7 @@ class Job:
     block: Zyx
     fingerprint: dict[str, Any]
     block_bytes: int = 0
+    shared_bytes: int = 0
     workers: int = 1
     region: Box | None = None
     work: Callable[[Box], int] = field(default=lambda box: box.shape.volume)
@@ -108,10 +111,10 @@ class Job:
             One block alone needs more than the memory that was given.
         """
         limit = options.memory or int(SHARE_OF_MEMORY * _physical_memory())
-        fit = limit // max(1, self.block_bytes)
+        fit = (limit - self.shared_bytes) // max(1, self.block_bytes)
         if fit < 1 and options.memory:
             msg = (
-                f"one block of {tuple(self.grid.cell)} needs {size(self.block_bytes)}, "
+                f"one block of {tuple(self.grid.cell)} needs {size(self.block_bytes + self.shared_bytes)}, "
                 f"more than the {size(limit)} given: use smaller blocks or more memory"
             )
             raise InputError(msg)
@@ -157,7 +160,7 @@ class Plan:
     blocks, done : int
         All blocks, and those that are written already.
     peak_bytes : int
-        Memory of the blocks in flight.
+        Memory of the blocks in flight, and what they share.
     extra : dict of str to str
         What the stage adds: windows, bytes in, estimated time.
     """
@@ -180,7 +183,7 @@ class Plan:
             "blocks": f"{self.blocks} of {','.join(map(str, self.job.grid.cell))}, {self.done} done already",
             **self.extra,
             "bytes out": f"{size(region.shape.volume * spec.dtype.itemsize)} before compression",
-            "peak memory": f"{size(self.peak_bytes)} for the blocks in flight",
+            "peak memory": f"{size(self.peak_bytes)}",
         }
         width = max(map(len, lines))
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())

@@ -51,7 +51,7 @@ def plan_blocks(job: Job, options: RunOptions, **extra: str) -> Plan:
     boxes = list(job.blocks())
     done = sum(1 for _ in _finished(ledger, boxes)) if ledger else 0
     in_flight = min(job.in_flight(options), len(boxes))
-    return Plan(job, len(boxes), done, in_flight * job.block_bytes, extra)
+    return Plan(job, len(boxes), done, in_flight * job.block_bytes + job.shared_bytes, extra)
 
 
 def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOptions) -> Report:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from inkzarr.core.geometry import Zyx
 
+BATCH_ON_GPU = 4
+MAPS_AT_ONCE = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,15 +51,16 @@ def choose_device(device: str) -> torch.device:
 class Engine:
     """A network on its device.
 
-    Every batch has the same size, filled up with zeros where windows are missing, so that a window's
-    probabilities do not depend on its neighbours in the batch.
+    On a CPU every window runs on one thread, as many side by side as there are in a batch. On a GPU, and for
+    modules of any other kind, every batch has the same size, filled up with zeros where windows are
+    missing. Either way a window's probabilities do not depend on its neighbours in the batch.
 
     Parameters
     ----------
     model : Checkpoint or torch.nn.Module
         A module gives logits (N, 1, Z, Y, X) for inputs of that shape.
-    batch : int
-        Windows run at once; halved when the device runs out of memory.
+    batch : int or None
+        Windows run at once; None is one a thread on a CPU, 4 on a GPU; halved when a GPU is out of memory.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     dtype : str
@@ -75,7 +78,7 @@ class Engine:
         self,
         model: Checkpoint | nn.Module,
         *,
-        batch: int = 1,
+        batch: int | None = None,
         device: str = "auto",
         dtype: str = "float32",
         axes: str | None = None,
@@ -83,11 +86,11 @@ class Engine:
         if dtype not in DTYPES:
             msg = f"dtype {dtype!r} is unknown: use {', '.join(DTYPES)}"
             raise InputError(msg)
-        if batch < 1:
+        if batch is not None and batch < 1:
             msg = f"batch {batch} cannot be: at least one window runs at a time"
             raise InputError(msg)
         self.device = choose_device(device)
-        self.batch = batch
+        self.batch = batch or (torch.get_num_threads() if self.device.type == "cpu" else BATCH_ON_GPU)
         self.lock = threading.Lock()
         """Held while a block is run: one block at a time computes, others read and write meanwhile."""
         checkpoint = model if isinstance(model, Checkpoint) else None
@@ -98,6 +101,8 @@ class Engine:
         self._to_network = [AXES.index(axis) for axis in axes]
         self._from_network = [axes.index(axis) for axis in AXES]
         self.levels = module.levels if isinstance(module, UNet3D) else 1
+        self._maps = module.f_maps[0] if isinstance(module, UNet3D) else 1
+        self._fill = self.device.type != "cpu" or not isinstance(module, UNet3D)
         self._forward = _forward(module, DTYPES[dtype], self.device)
 
     def check_window(self, window: Zyx) -> None:
@@ -109,6 +114,10 @@ class Engine:
             Naming the window and the sizes that fit.
         """
         check_window(window, self.levels)
+
+    def window_bytes(self, window: Zyx) -> int:
+        """Memory that the network takes for one window, roughly: its full-resolution maps in float32."""
+        return MAPS_AT_ONCE * self._maps * window.volume * torch.float32.itemsize
 
     def upload(self, voxels: np.ndarray) -> Tensor:
         """Put raw voxels on the device; from pinned memory where it is a GPU."""
@@ -156,13 +165,14 @@ class Engine:
 
     def _run(self, part: list[Tensor], dtype: np.dtype[Any]) -> list[Tensor]:
         scaled = [self.normalisation.scale(window, dtype).permute(self._to_network) for window in part]
-        filled = scaled + [torch.zeros_like(scaled[0])] * (self.batch - len(part))
+        missing = self.batch - len(part) if self._fill else 0
+        filled = scaled + [torch.zeros_like(scaled[0])] * missing
         logits = self._forward(torch.stack(filled)[:, None])
         return [torch.sigmoid(one[0].float()).permute(self._from_network) for one in logits[: len(part)]]
 
 
 @lru_cache(maxsize=2)
-def cached_engine(checkpoint: str, axes: str | None, batch: int, device: str, dtype: str) -> Engine:
+def cached_engine(checkpoint: str, axes: str | None, batch: int | None, device: str, dtype: str) -> Engine:
     """The engine of a checkpoint file, prepared once in a process and shared by its threads."""
     return Engine(load_checkpoint(checkpoint, axes=axes), batch=batch, device=device, dtype=dtype)
 

@@ -3,3 +3,7 @@
 Without torch. `synthetic` puts together `spiral` (where the sheet runs), `texture` (what a scanner
 sees of it) and `letters` (where the ink is); `strategies` alone needs hypothesis.
 """
+
+from inkzarr.testing.synthetic import SyntheticScroll
+
+__all__ = ["SyntheticScroll"]

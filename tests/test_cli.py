@@ -1,0 +1,111 @@
+"""The command line as a user runs it: real processes, exit codes, stdout and stderr."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+
+from inkzarr.cli import Bytes, OneOrThree, cli
+from inkzarr.core.store import open_volume
+from inkzarr.demo import demo
+from inkzarr.testing import SyntheticScroll
+
+
+def run(*arguments, environment=None):
+    command = [sys.executable, "-c", "from inkzarr.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("slices")
+    for z in range(20):
+        tifffile.imwrite(folder / f"s{z}.tif", np.full((40, 50), z, np.uint8))
+    return folder
+
+
+def test_ingest_plans_runs_and_refuses(slices, tmp_path):
+    out = tmp_path / "scan.zarr"
+    plan = run("ingest", slices, out, "--plan")
+    assert (plan.returncode, out.exists()) == (0, False)
+    assert "blocks" in plan.stdout
+    done = run("ingest", slices, out, "--json-logs")
+    assert done.returncode == 0
+    assert str(out) in done.stdout
+    assert json.loads(done.stderr.splitlines()[-1])["done"] == 20 * 40 * 50
+    assert open_volume(out)[7].values.max() == 7
+    refused = run("ingest", slices, out, "--dtype", "uint8", "--voxel-size", "3")
+    assert refused.returncode in (0, 3)
+    info = run("info", out)
+    assert "20,40,50" in info.stdout.replace(" ", "")
+    assert run("verify", out).returncode == 0
+    chunk = out / "0" / "0" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    damaged = run("verify", out)
+    assert damaged.returncode == 6
+    assert "0/0/0/0" in damaged.stdout + damaged.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["ingest", "nowhere", "out.zarr"], 3, "nowhere"),
+        (["info", "nowhere.zarr"], 3, "no Zarr volume at nowhere.zarr"),
+        (["predict", "nowhere.zarr", "c.pt", "o.zarr"], 3, "no Zarr volume at nowhere.zarr"),
+        (["predict", "a"], 2, "Missing argument"),
+        (["predict", "a", "b", "c", "--window", "x"], 2, "not one whole number above 0"),
+        (["predict", "a", "b", "c", "--memory", "much"], 2, "write 8GB or 500MB"),
+        (["info", "a", "--storage-options", "[1]"], 2, "JSON object"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_bad_usage_and_bad_input_say_so_in_one_line(arguments, code, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.returncode == code
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_defaults_come_from_the_environment(slices, tmp_path):
+    runner = CliRunner(env={"INKZARR_INGEST_ZARR_FORMAT": "3"})
+    out = tmp_path / "scan.zarr"
+    assert runner.invoke(cli, ["ingest", str(slices), str(out)], catch_exceptions=False).exit_code == 0
+    assert (out / "zarr.json").exists()
+
+
+def test_shell_completion_lists_the_stages():
+    completion = CliRunner().invoke(
+        cli,
+        [],
+        prog_name="inkzarr",
+        env={"_INKZARR_COMPLETE": "bash_complete", "COMP_WORDS": "inkzarr p", "COMP_CWORD": "1"},
+    )
+    assert "predict" in completion.output
+    assert "pyramid" in completion.output
+
+
+def test_amounts_of_memory_and_sizes():
+    assert [Bytes().convert(text, None, None) for text in ("8GB", "1.5 G", "500MB", "12")] == [
+        8_000_000_000,
+        1_500_000_000,
+        500_000_000,
+        12,
+    ]
+    assert OneOrThree().convert("1,2,3", None, None) == (1, 2, 3)
+
+
+def test_the_demo_draws_letters_that_can_be_told_from_papyrus(tmp_path):
+    scroll = SyntheticScroll(shape=(64, 160, 160), seed=0, letter=30)
+    told = demo(tmp_path, scroll, steps=25)
+    assert (tmp_path / "letters.png").stat().st_size > 10_000
+    assert "letters.png" in told
+    ink = open_volume(tmp_path / "prediction.zarr").values
+    truth, written = scroll.truth().values > 0, scroll.labelled().values > 0
+    assert ink[truth].mean() > 1.15 * ink[written & ~truth].mean()
