@@ -283,7 +283,7 @@ def test_real_surface_volumes_are_predicted_with_flat_windows(real_data, checkpo
 def test_real_3d_volumes_equal_brute_force(name, real_data, tmp_path):
     inkzarr.ingest(str(real_data / name), str(tmp_path / "scan.zarr"))
     torch.manual_seed(2)
-    network = theirs(f_maps=8, levels=3).eval()
+    network = theirs(f_maps=4, levels=3).eval()
     torch.save(network.state_dict(), tmp_path / "bare.pt")
     settings = PredictSettings(window=(32, 64, 64), block=128)
     predict_volume(str(tmp_path / "scan.zarr"), str(tmp_path / "bare.pt"), str(tmp_path / "p.zarr"), settings)

@@ -1,0 +1,1 @@
+"""What is promised of speed and memory, measured beside the peers in one run."""
