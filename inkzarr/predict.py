@@ -28,7 +28,7 @@ from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.progress import duration, size
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, VERSION, VolumeSpec
-from inkzarr.core.store import StoredVolume, open_stored
+from inkzarr.core.store import NUMBERS, StoredVolume, open_stored
 from inkzarr.nn.checkpoint import Checkpoint
 from inkzarr.nn.engine import Engine, cached_engine
 from inkzarr.nn.sliding import predict_block
@@ -163,7 +163,7 @@ def predict(
 
     lazy = da.map_overlap(
         block_function,
-        da.asarray(volume.data).rechunk(chunks),
+        da.asarray(volume.data).rechunk(chunks).astype(volume.dtype.newbyteorder("=")),
         depth=dict(enumerate(halos)),
         boundary="none",
         trim=False,
@@ -380,5 +380,8 @@ def _lazy_block(shape: Zyx, window: Zyx) -> Zyx:
 def _check_volume(volume: xr.DataArray) -> Zyx:
     if tuple(volume.dims) != DIMS:
         msg = f"dims {tuple(volume.dims)} are not {DIMS}: rename or transpose the volume first"
+        raise InputError(msg)
+    if volume.dtype.kind not in NUMBERS:
+        msg = f"dtype {volume.dtype} is no volume's: a voxel is a whole number or a float"
         raise InputError(msg)
     return Zyx(*volume.shape)

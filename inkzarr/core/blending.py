@@ -54,5 +54,5 @@ def window_weights(window: Zyx, blend: Blend) -> np.ndarray:
     if blend == "constant":
         return np.ones(window, np.float32)
     z, y, x = (np.exp(-(((np.arange(n) - (n - 1) / 2) / (n / SIGMAS_PER_WINDOW)) ** 2) / 2) for n in window)
-    product = z[:, None, None] * y[:, None] * x
-    return np.maximum(product, FLOOR).astype(np.float32)
+    weights: np.ndarray = np.maximum(z[:, None, None] * y[:, None] * x, FLOOR)
+    return weights.astype(np.float32)

@@ -95,6 +95,7 @@ class Engine:
         """Held while a block is run: one block at a time computes, others read and write meanwhile."""
         checkpoint = model if isinstance(model, Checkpoint) else None
         module: nn.Module = model.model if isinstance(model, Checkpoint) else model
+        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.token = checkpoint.sha256 if checkpoint else uuid.uuid4().hex
         self.normalisation = checkpoint.normalisation if checkpoint else Normalisation()
         axes = axes or (checkpoint.axes if checkpoint else AXES)
@@ -120,11 +121,33 @@ class Engine:
         return MAPS_AT_ONCE * self._maps * window.volume * torch.float32.itemsize
 
     def upload(self, voxels: np.ndarray) -> Tensor:
-        """Put raw voxels on the device; from pinned memory where it is a GPU."""
+        """Put raw voxels on the device; to a GPU from pinned memory, while another block computes there."""
         tensor = torch.from_numpy(voxels)
-        if self.device.type == "cpu":
+        if self._copies is None:
             return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        computing.wait_stream(self._copies)
+        tensor.record_stream(computing)
+        return tensor
+
+    def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
+        """Begin to bring a result back; call what is returned, after the lock was let go, to wait for it."""
+        if self._copies is None:
+            return tensor.numpy
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._copies):
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            host.copy_(tensor, non_blocking=True)
+            tensor.record_stream(self._copies)
+            arrived = self._copies.record_event()
+
+        def wait() -> np.ndarray:
+            arrived.synchronize()
+            return host.numpy()
+
+        return wait
 
     @torch.inference_mode()
     def probabilities(self, windows: list[Tensor], dtype: np.dtype[Any]) -> list[Tensor]:

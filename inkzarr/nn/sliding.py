@@ -87,7 +87,8 @@ def predict_block(
             _finish(out, sums, layer * stride, finished, block)
             sums[:, : depth - finished] = sums[:, finished:].clone()
             sums[:, depth - finished :] = 0
-    return out.cpu().numpy()
+        result = engine.download(out)
+    return result()
 
 
 def _layer(windows: Windows, touching: Box, layer: int) -> list[Box]:
