@@ -108,7 +108,10 @@ def tree(folder):
 
 def done(out):
     """Blocks that the ledger holds."""
-    return sum(len(path.read_bytes().splitlines()) for path in (out / ".inkzarr").rglob("blocks*.jsonl"))
+    parts = list((out / ".inkzarr").rglob("blocks*.jsonl"))
+    with contextlib.suppress(FileNotFoundError):
+        return sum(len(path.read_bytes().splitlines()) for path in parts)
+    return 0
 
 
 def prepare(folder):
@@ -120,6 +123,17 @@ def prepare(folder):
 
     if finish(start(make, folder, None)):
         sys.exit((folder / "log.txt").read_text())
+
+
+def wait(child, out, moments, seconds):
+    """Until a random moment: early on, or near the end of one of the next blocks, however slow the machine."""
+    if moments.random() < 0.4:
+        time.sleep(moments.uniform(0, 0.4 * seconds))
+        return
+    wanted = done(out) + moments.randint(1, 8)
+    while done(out) < wanted and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.005)
+    time.sleep(moments.uniform(0, 0.05))
 
 
 def kill(run, folder, seed, kills):
@@ -142,7 +156,7 @@ def kill(run, folder, seed, kills):
     while told["kills"] < kills or killed:
         child = start(run, folder, out)
         if told["kills"] < kills:
-            time.sleep(moments.uniform(0, 0.7 * seconds))
+            wait(child, out, moments, seconds)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         code = finish(child)
