@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from inkzarr.core.errors import InputError
+from inkzarr.core.errors import BlocksFailedError, InputError
 from inkzarr.core.progress import Progress, listening
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from inkzarr.core.ledger import BlockRecord
 
 POLL_S = 2.0
+CONNECT_S = 20.0
 
 
 class Pool(Protocol):
@@ -89,11 +92,12 @@ class Cluster:
             msg = f"scheduler {options.scheduler} needs distributed: install inkzarr[cluster]"
             raise InputError(msg) from error
         try:
-            self._client = distributed.Client(options.scheduler, timeout="20s", set_as_default=False)
+            self._client = distributed.Client(options.scheduler, timeout=CONNECT_S, set_as_default=False)
         except OSError as error:
             msg = f"no scheduler answers at {options.scheduler} ({error}): start one, or leave it out"
             raise InputError(msg) from error
-        self._distributed = distributed
+        self._done: SimpleQueue[Any] = SimpleQueue()
+        self._address = options.scheduler
         self._run = f"{job.stage}-{time.time_ns():x}"
         threads = sum(self._client.nthreads().values())
         self.slots = options.workers or max(1, 2 * threads)
@@ -104,19 +108,31 @@ class Cluster:
 
     def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
         """Start one block."""
-        return self._client.submit(task, box, key=(self._run, *box.start), pure=False)
+        future = self._client.submit(task, box, key=(self._run, *box.start), pure=False)
+        future.add_done_callback(self._done.put)
+        return future
 
     def ticked(self, box: Box) -> int:  # noqa: ARG002
         """Units of work that a block told of while it ran."""
         return 0
 
     def wait(self, pending: set[Any]) -> set[Any]:
-        """Those that are done, perhaps none after a moment."""
-        try:
-            done = self._distributed.wait(pending, timeout=POLL_S, return_when="FIRST_COMPLETED").done
-        except TimeoutError:
-            return set()
-        return set(done)
+        """Those that are done, perhaps none after a moment.
+
+        Raises
+        ------
+        BlocksFailedError
+            The scheduler is gone.
+        """
+        done = set()
+        with contextlib.suppress(Empty):
+            done.add(self._done.get(timeout=POLL_S))
+            while True:
+                done.add(self._done.get_nowait())
+        if self._client.status != "running":
+            msg = f"the scheduler at {self._address} is gone; what is written stays, run again to go on"
+            raise BlocksFailedError(msg)
+        return done & pending
 
     def close(self) -> None:
         """Start no more blocks."""

@@ -169,7 +169,7 @@ def _run(
                     except InputError:
                         raise
                     except Exception as error:  # noqa: BLE001 - a failed block must not stop the others
-                        progress.say(f"block {box} failed: {error}")
+                        progress.say(f"block {box} failed: {_in_a_line(error)}")
                         failed.append((box, error))
                     progress.advance(job.work(job.inner(box)) - pool.ticked(box))
                     for following in itertools.islice(queue, 1):
@@ -191,10 +191,14 @@ def _finished(ledger: Ledger, boxes: list[Box]) -> Iterator[Box]:
 
 
 def _failure(failed: list[tuple[Box, Exception]], blocks: int) -> Exception:
-    shown = "; ".join(f"{box}: {error}" for box, error in failed[:5])
+    shown = "; ".join(f"{box}: {_in_a_line(error)}" for box, error in failed[:5])
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
     msg = (
         f"{len(failed)} of {blocks} blocks failed, the others are written; run again to go on. {shown}{more}"
     )
     kind = StoreError if all(isinstance(error, StoreError) for _, error in failed) else BlocksFailedError
     return kind(msg)
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

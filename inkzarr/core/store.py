@@ -22,7 +22,7 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import Ledger
 from inkzarr.core.ome import Level, read_levels, write_levels
-from inkzarr.core.remote import open_store, without_secrets
+from inkzarr.core.remote import CarefulStore, open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, DIMS, LINEAGE, VolumeSpec
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ class StoredVolume:
     attributes: dict[str, Any] = field(repr=False)
 
     def __post_init__(self) -> None:
-        outermost = self.array.compressors[-1:]
-        if self.array.shards is None and isinstance(outermost and outermost[0], BloscCodec | Blosc):
-            self.array.store.blosc.add(f"{self.array.path}/".lstrip("/"))
+        store, outermost = self.array.store, self.array.compressors[-1:]
+        blosc = bool(outermost) and isinstance(outermost[0], BloscCodec | Blosc)
+        if isinstance(store, CarefulStore) and blosc and self.array.shards is None:
+            store.blosc.add(f"{self.array.path}/".lstrip("/"))
 
     @property
     def name(self) -> str:
@@ -248,8 +249,7 @@ def open_all(url: str, *, storage_options: dict[str, Any] | None = None) -> list
     images = _levels(attributes, url) if isinstance(node, zarr.Group) else []
     arrays = _arrays(node) if isinstance(node, zarr.Group) and not images else {}
     if not arrays:
-        count = max(1, len(images))
-        return [open_stored(url, level=n, storage_options=storage_options) for n in range(count)]
+        return [open_stored(url, level=n, storage_options=storage_options) for n in range(len(images) or 1)]
     um = _own_voxel_size(attributes)
     levels = tuple(Level(name, um) for name in arrays)
     return [StoredVolume(url, _check_array(arrays[n.path], url), n, levels, attributes) for n in levels]

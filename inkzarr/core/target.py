@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from inkzarr.core.job import Job, RunOptions
 
+
 def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]:
     """The array and its ledger: taken up where they agree with the job, else begun.
 
