@@ -1,0 +1,384 @@
+"""Remote volumes: only "no such key" is an empty chunk; every other fault is survived or named."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import zarr
+
+from inkzarr.core import remote
+from inkzarr.core.errors import BlocksFailedError, InkzarrError, InputError, StoreError
+from inkzarr.core.geometry import Box, Zyx
+from inkzarr.core.job import Job, RunOptions
+from inkzarr.core.remote import is_remote, open_store, without_secrets
+from inkzarr.core.runner import plan_blocks, write_blocks
+from inkzarr.core.schema import VolumeSpec
+from inkzarr.core.store import open_all, open_stored, open_volume
+from inkzarr.info import info
+from tests.core.web import Web
+
+pytest.importorskip("aiohttp")
+
+SHAPE = Zyx(16, 16, 24)
+KINDS = {
+    "v2-blosc": {"zarr_format": 2},
+    "v2-raw": {"zarr_format": 2, "compressors": None},
+    "v3-zstd": {"zarr_format": 3},
+    "v3-raw": {"zarr_format": 3, "compressors": None},
+    "v3-shards": {"zarr_format": 3, "shards": (8, 16, 8)},
+    "v3-raw-shards": {"zarr_format": 3, "shards": (8, 16, 8), "compressors": None},
+}
+KEYS = {"v2-blosc": "0.1.2", "v2-raw": "0.1.2", "v3-zstd": "c/0/1/2", "v3-raw": "c/0/1/2"}
+KEYS |= {"v3-shards": "c/0/0/2", "v3-raw-shards": "c/0/0/2"}
+
+
+@pytest.fixture(scope="module")
+def voxels():
+    return np.random.default_rng(0).integers(1, 255, SHAPE, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, voxels):
+    folder = tmp_path_factory.mktemp("served")
+    for name, layout in KINDS.items():
+        zarr.create_array(folder / name, data=voxels, chunks=(8, 8, 8), **layout)
+    return folder
+
+
+@pytest.fixture
+def web(served, monkeypatch):
+    """The server, and short patience: half a second of silence, six tries."""
+    monkeypatch.setattr(remote, "TIMEOUT_S", 0.5)
+    server = Web(served)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sound_volume(web, voxels, kind):
+    assert (open_volume(f"{web.url}/{kind}").to_numpy() == voxels).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_such_key_is_an_empty_chunk(web, voxels, kind):
+    web.faults[f"{kind}/{KEYS[kind]}"] = [404]
+    expected = voxels.copy()
+    expected[:8, 0 if "shards" in kind else 8 :, 16:] = 0
+    assert (open_volume(f"{web.url}/{kind}").to_numpy() == expected).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", [401, 403, 410, 429, 500, 503, "reset", "short", "html"])
+def test_a_lasting_fault_names_the_chunk(web, kind, fault):
+    key = f"{kind}/{KEYS[kind]}"
+    web.faults[key] = [fault]
+    scan = open_volume(f"{web.url}/{kind}")
+    with pytest.raises(StoreError, match=KEYS[kind]) as raised:
+        scan.compute()
+    assert raised.value.exit_code == 4
+    assert "\n" not in str(raised.value)
+    assert scan[8:].compute().any(), "what is sound can be read"
+
+
+@pytest.mark.parametrize("kind", ["v2-raw", "v3-shards"])
+def test_silence_is_an_error(web, kind, monkeypatch):
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    web.faults[f"{kind}/{KEYS[kind]}"] = ["hang"]
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=rf"{KEYS[kind]}.*no answer in 0\.5 s"):
+        open_volume(f"{web.url}/{kind}").compute()
+    assert time.monotonic() - began < 10
+
+
+def test_slowness_is_none(web, voxels):
+    """Each chunk takes twice as long as silence may."""
+    for key in ("0.0.0", "0.1.2"):
+        web.faults[f"v2-raw/{key}"] = ["trickle"]
+    assert (open_volume(f"{web.url}/v2-raw").to_numpy() == voxels).all()
+    assert web.asked["v2-raw/0.1.2"] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bursts_are_survived(web, voxels, kind):
+    metadata = "zarr.json" if kind.startswith("v3") else ".zarray"
+    web.faults[f"{kind}/{metadata}"] = [503, 500, "fine"]
+    web.faults[f"{kind}/{KEYS[kind]}"] = [500, 503, "reset", "short", 502, "fine"]
+    assert (open_volume(f"{web.url}/{kind}").to_numpy() == voxels).all()
+
+
+def test_tries_are_counted(web):
+    web.faults["v2-raw/0.1.2"] = [500]
+    web.faults["v2-blosc/0.1.2"] = [403]
+    for kind in ("v2-raw", "v2-blosc"):
+        with pytest.raises(StoreError):
+            open_stored(f"{web.url}/{kind}").read(Box(Zyx(0, 8, 16), Zyx(8, 16, 24)))
+    assert web.asked["v2-raw/0.1.2"] == remote.ATTEMPTS
+    assert web.asked["v2-blosc/0.1.2"] == 1, "what is refused is not asked again"
+
+
+@pytest.mark.parametrize("kind", ["v3-shards", "v3-raw-shards"])
+def test_a_server_without_ranges_is_refused(web, kind):
+    """It sends the whole shard for each part: never taken for the part."""
+    web.ranges = False
+    with pytest.raises(StoreError, match=r"bytes, not the \d+ asked for"):
+        open_volume(f"{web.url}/{kind}").compute()
+
+
+@pytest.mark.parametrize("fault", [403, 500, "reset", "hang"])
+def test_faults_of_metadata(web, fault, monkeypatch):
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    web.faults["v2-raw/.zarray"] = web.faults["v3-raw/zarr.json"] = [fault]
+    for kind in ("v2-raw", "v3-raw"):
+        with pytest.raises(StoreError, match=r"cannot read (\.zarray|zarr\.json) of http://127") as raised:
+            open_volume(f"{web.url}/{kind}")
+        assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_volume(web):
+    web.faults["v3-raw/zarr.json"] = ["html"]
+    with pytest.raises(InputError, match=r"metadata at http.* cannot be used"):
+        open_volume(f"{web.url}/v3-raw")
+    with pytest.raises(InputError, match="no Zarr volume at http"):
+        open_volume(f"{web.url}/nothing")
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_volume("gopher://host/scan.zarr")
+    with pytest.raises(StoreError, match="cannot read"):
+        open_volume("http://127.0.0.1:1/scan.zarr")
+
+
+def test_pages_of_a_web_server_are_no_list_of_chunks(web):
+    """A page may show a part of a folder, or a link to it: no chunk is missing for that."""
+    web.listing = b'<a href="0.0.0">0.0.0</a>'
+    stored = open_stored(f"{web.url}/v2-blosc")
+    assert stored.stored_chunks() is None
+    assert stored.may_exceed(0).all()
+
+
+def test_many_requests_at_once(web, voxels):
+    web.delay = 0.05
+    stored = open_stored(f"{web.url}/v2-raw")
+    assert (stored.read(Box.whole(SHAPE)) == voxels).all()
+    assert web.most_busy >= 8
+
+
+def test_a_volume_of_ours_over_http(tmp_path, monkeypatch):
+    """Its ledger is read without a list, its levels and arrays are found."""
+    job = Job("t", f"{tmp_path}/own.zarr", VolumeSpec(SHAPE, np.dtype("uint8")), SHAPE, {"a": 1})
+    write_blocks(job, lambda box: np.full(box.shape, 9, "uint8"), RunOptions())
+    labels = zarr.create_group(tmp_path / "labels.zarr", zarr_format=2)
+    for name, dtype in (("ink", "uint8"), ("count", "uint16")):
+        labels.create_array(name, shape=SHAPE, chunks=SHAPE, dtype=dtype)
+    web = Web(tmp_path)
+    try:
+        stored = open_stored(f"{web.url}/own.zarr")
+        assert stored.identity == open_stored(f"{tmp_path}/own.zarr").identity
+        assert stored.identity["made_by"]["a"] == 1
+        assert not stored.may_exceed(9).any()
+        assert stored.may_exceed(8).all()
+        assert "16" in str(info(f"{web.url}/own.zarr"))
+        assert [array.level.path for array in open_all(f"{web.url}/labels.zarr")] == ["count", "ink"]
+        with pytest.raises(InputError, match="it holds count, ink"):
+            open_volume(f"{web.url}/labels.zarr")
+        web.faults["own.zarr/.inkzarr/0/manifest.json"] = [403]
+        with pytest.raises(StoreError, match="manifest"):
+            _ = open_stored(f"{web.url}/own.zarr").identity
+    finally:
+        web.close()
+
+
+def test_a_run_over_a_failing_source_is_taken_up(web, voxels, tmp_path):
+    """The block whose chunk fails is reported, not filled with air; healed, the run ends."""
+    source = open_stored(f"{web.url}/v2-blosc")
+    out = tmp_path / "out.zarr"
+    job = Job("copy", str(out), VolumeSpec(SHAPE, np.dtype("uint8")), SHAPE, {"input": source.identity})
+    web.faults["v2-blosc/0.1.2"] = [500]
+    with pytest.raises(StoreError, match=r"1 of 1 blocks failed.*0\.1\.2.*HTTP status 500") as raised:
+        write_blocks(job, source.read, RunOptions())
+    assert raised.value.exit_code == 4
+    del web.faults["v2-blosc/0.1.2"]
+    write_blocks(job, source.read, RunOptions())
+    assert (open_volume(out).to_numpy() == voxels).all()
+
+
+def test_secrets_stay_out(web, tmp_path):
+    url = web.url.replace("http://", "http://me:hunter2@") + "/v2-blosc"
+    stored = open_stored(url)
+    assert stored.name == "v2-blosc"
+    out = tmp_path / "out.zarr"
+    spec = VolumeSpec(SHAPE, np.dtype("uint8"), lineage={"source": stored.name})
+    options = {"headers": {"X-Token": "hunter2"}}
+    job = Job("copy", str(out), spec, SHAPE, {"input": stored.identity}, storage_options=options)
+    write_blocks(job, stored.read, RunOptions())
+    told = f"{open_volume(url).attrs} {job} {plan_blocks(job, RunOptions())}"
+    web.faults["v2-blosc/0.0.0"] = [500]
+    with pytest.raises(StoreError) as raised:
+        stored.read(Box.whole(SHAPE))
+    assert "hunter2" not in told + str(raised.value)
+    assert all(b"hunter2" not in path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert without_secrets("s3://bucket/scan.zarr?versionId=1") == "s3://bucket/scan.zarr"
+    assert without_secrets("/data/a?b@c.zarr") == "/data/a?b@c.zarr"
+
+
+def test_what_is_remote():
+    assert [is_remote(url) for url in ("a", "/a", "file:///a", "http://a", "s3://a")] == [False] * 3 + [
+        True
+    ] * 2
+
+
+SECRET = "wJalrXUtnFEMI-not-a-real-one"
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """Options for a bucket ``scrolls`` of an S3 server in a process of its own."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    import s3fs
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    options = {"key": "AKIAIOSFODNN7", "secret": SECRET, "client_kwargs": {"endpoint_url": url}}
+    try:
+        s3fs.S3FileSystem(**options).mkdir("scrolls")
+        yield options
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def keys(options, folder):
+    import s3fs
+
+    fs = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+    found = fs.find(folder)
+    return {path.removeprefix(f"{folder}/"): fs.cat_file(path) for path in found}
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+WIDE = Zyx(130, 260, 128)
+
+
+def s3_job(out, options, **layout):
+    return Job(
+        "copy",
+        out,
+        VolumeSpec(WIDE, np.dtype("uint8"), **layout),
+        Zyx.of(128),
+        {"a": 1},
+        storage_options=options,
+    )
+
+
+def place(box):
+    return np.full(box.shape, 1 + sum(box.start) // 128, "uint8")
+
+
+@pytest.mark.parametrize("layout", [{}, {"zarr_format": 3, "shard": 256}], ids=["v2", "v3-shards"])
+def test_s3_holds_what_a_local_disk_would(s3, tmp_path, layout):
+    name = f"scrolls/{len(layout)}/out.zarr"
+    write_blocks(s3_job(f"{tmp_path}/out.zarr", None, **layout), place, RunOptions())
+    write_blocks(s3_job(f"s3://{name}", s3, **layout), place, RunOptions())
+    there = keys(s3, name)
+    assert there == tree(tmp_path / "out.zarr")
+    assert not any(SECRET.encode() in body for body in there.values())
+    scan = open_volume(f"s3://{name}", storage_options=s3)
+    assert (scan.to_numpy() == open_volume(tmp_path / "out.zarr").to_numpy()).all()
+    stored = open_stored(f"s3://{name}", storage_options=s3)
+    assert stored.identity == open_stored(f"{tmp_path}/out.zarr").identity
+    assert np.array_equal(stored.may_exceed(1), open_stored(f"{tmp_path}/out.zarr").may_exceed(1))
+    assert "130" in str(info(f"s3://{name}", storage_options=s3))
+    assert write_blocks(s3_job(f"s3://{name}", s3, **layout), place, RunOptions()).resumed > 0
+
+
+def test_s3_resumes_after_failures(s3, tmp_path):
+    def failing(box):
+        if box.start == (0, 128, 0):
+            msg = "told to fail"
+            raise ValueError(msg)
+        return place(box)
+
+    job = s3_job("s3://scrolls/resumed/out.zarr", s3)
+    with pytest.raises(BlocksFailedError, match="1 of 6 blocks failed"):
+        write_blocks(job, failing, RunOptions(workers=2))
+    assert plan_blocks(job, RunOptions()).done == 5
+    assert write_blocks(job, place, RunOptions()).resumed == 5
+    write_blocks(s3_job(f"{tmp_path}/out.zarr", None), place, RunOptions())
+    assert keys(s3, "scrolls/resumed/out.zarr") == tree(tmp_path / "out.zarr")
+
+
+def test_s3_is_overwritten_whole(s3, tmp_path):
+    url = "s3://scrolls/over/out.zarr"
+    write_blocks(s3_job(url, s3, zarr_format=3), place, RunOptions())
+    neighbour = s3_job("s3://scrolls/over/out.zarr2", s3)
+    write_blocks(neighbour, place, RunOptions())
+    with pytest.raises(InputError, match="zarr_format was 3, is 2"):
+        write_blocks(s3_job(url, s3), place, RunOptions())
+    write_blocks(s3_job(url, s3), place, RunOptions(overwrite=True))
+    write_blocks(s3_job(f"{tmp_path}/out.zarr", None), place, RunOptions())
+    assert keys(s3, "scrolls/over/out.zarr") == tree(tmp_path / "out.zarr")
+    assert write_blocks(neighbour, place, RunOptions()).resumed == 6
+
+
+def test_s3_foreign_data_stays(s3):
+    import s3fs
+
+    fs = s3fs.S3FileSystem(**s3, skip_instance_cache=True)
+    fs.pipe_file("scrolls/holiday/beach.jpg", b"sand")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"did not write|is no Zarr volume"):
+            write_blocks(s3_job("s3://scrolls/holiday", s3), place, RunOptions(overwrite=overwrite))
+    assert keys(s3, "scrolls/holiday") == {"beach.jpg": b"sand"}
+
+
+def test_s3_missing_chunks_are_listed(s3):
+    job = s3_job("s3://scrolls/sparse/out.zarr", s3)
+    write_blocks(job, lambda box: place(box) * (box.start == (128, 0, 0)), RunOptions())
+    stored = open_stored(job.out, storage_options=s3)
+    sync_delete(stored)
+    assert np.argwhere(open_stored(job.out, storage_options=s3).may_exceed(0)).tolist() == [[1, 0, 0]]
+
+
+def sync_delete(stored):
+    """The ledger's manifest, so that only the list of chunks is left to tell."""
+    from zarr.core.sync import sync
+
+    writable = open_store(
+        stored.url, storage_options=stored.array.store._store.fs.storage_options, read_only=False
+    )
+    sync(writable.delete(".inkzarr/0/manifest.json"))
+
+
+def test_s3_that_cannot_be_had(s3, monkeypatch):
+    for variable in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(InkzarrError) as raised:
+        open_volume("s3://scrolls/nothing", storage_options=s3)
+    assert isinstance(raised.value, InputError)
+    with pytest.raises((InputError, StoreError)):
+        open_volume("s3://no-such-bucket/scan.zarr", storage_options=s3)
+    nobody = {"client_kwargs": s3["client_kwargs"]}
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="redentials"):
+        open_volume("s3://scrolls/1/out.zarr", storage_options=nobody)
+    assert time.monotonic() - began < 5, "asking again brings no credentials"
