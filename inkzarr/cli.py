@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 UNFORESEEN = 1
 USAGE = 2
+RESUMABLE = ("ingest", "predict", "pyramid", "demo")
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -35,13 +36,14 @@ class Bytes(click.ParamType[int]):
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
-        """Read it; k, M, G and T are powers of 1000."""
+        """Read it; k, M, G and T are powers of 1000, Ki, Mi, Gi and Ti of 1024."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", str(value), re.IGNORECASE)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
         if match is None:
             self.fail(f"{value!r} is no amount of memory: write 8GB or 500MB", param, ctx)
-        return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
+        base = 1024 if match[3] else 1000
+        return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
 
 
 class OneOrThree(click.ParamType["Zyx"]):
@@ -251,8 +253,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        again = shlex.join(["inkzarr", *(sys.argv[1:] if arguments is None else arguments)])
-        _leave(f"inkzarr: interrupted; what is written stays. To go on: {again}", INTERRUPTED)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        again = shlex.join(["inkzarr", *(word for word in given if word != "--overwrite")])
+        resumes = f"; what is written stays. To go on: {again}" if given[:1] and given[0] in RESUMABLE else ""
+        _leave(f"inkzarr: interrupted{resumes}", INTERRUPTED)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -24,7 +24,8 @@ import tifffile
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.progress import Progress, size
-from inkzarr.core.store import StoredVolume, open_stored
+from inkzarr.core.store import open_stored
+from inkzarr.core.volume import StoredVolume
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -125,6 +126,7 @@ def export(
     begin = _format(out)
     _refuse_occupied(out, overwrite=overwrite)
     stored = open_stored(str(volume_url), level=level, storage_options=storage_options)
+    stored.require_finished()
     picture = _picture(stored, box)
     _refuse_small_disk(out, picture)
     partial = out.with_name(f".{out.name}.partial")

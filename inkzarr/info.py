@@ -18,7 +18,8 @@ from inkzarr.core.ledger import DONE
 from inkzarr.core.picture import png, stretch
 from inkzarr.core.progress import size
 from inkzarr.core.remote import is_remote
-from inkzarr.core.store import StoredVolume, open_all
+from inkzarr.core.store import open_all
+from inkzarr.core.volume import StoredVolume
 
 if TYPE_CHECKING:
     from os import PathLike

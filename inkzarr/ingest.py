@@ -21,7 +21,7 @@ import numpy as np
 from numcodecs import Blosc
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import AXES, Box, Grid, Zyx
+from inkzarr.core.geometry import AXES, Box, Grid, Zyx, check_axes
 from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import BlockRecord
 from inkzarr.core.progress import Progress, duration, size
@@ -29,7 +29,6 @@ from inkzarr.core.remote import is_remote
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, VERSION, VolumeSpec
 from inkzarr.readers import ZARR_FILES, Source, open_source
-from inkzarr.readers.base import check_axes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,14 +21,15 @@ import numpy as np
 import torch
 import xarray as xr
 
-from inkzarr.core.blending import Blend
+from inkzarr.core.blending import Blend, windows_in_air
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Windows, Zyx, cut_axis
 from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.progress import duration, size
-from inkzarr.core.runner import plan_blocks, write_blocks
+from inkzarr.core.runner import plan_blocks, unfinished, write_blocks
 from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, VERSION, VolumeSpec
-from inkzarr.core.store import NUMBERS, StoredVolume, open_stored
+from inkzarr.core.store import open_stored
+from inkzarr.core.volume import NUMBERS, StoredVolume
 from inkzarr.nn.checkpoint import Checkpoint
 from inkzarr.nn.engine import Engine, cached_engine
 from inkzarr.nn.sliding import predict_block
@@ -92,14 +93,11 @@ class PredictSettings:
         return Windows.overlapping(shape, window, self.overlap)
 
     def fingerprint(self, engine: Engine) -> dict[str, Any]:
-        """What changes a voxel; on a GPU its kernels do, and they are chosen by the batch."""
-        names = ("overlap", "blend", "air", "dtype", "axes")
-        own = {"window": list(Zyx.of(self.window)), **{name: getattr(self, name) for name in names}}
-        return {
-            **own,
-            "device": engine.device.type,
-            **({"batch": engine.batch} if engine.device.type != "cpu" else {}),
-        }
+        """What changes a voxel; on a GPU its kernels do, and they depend on its kind and the batch."""
+        window = Zyx.of(self.window)
+        found: dict[str, Any] = {"window": list(window), "stride": list(self.windows(window).stride)}
+        found |= {name: getattr(self, name) for name in ("blend", "air", "dtype")}
+        return {**found, "axes": engine.axes, **engine.kind}
 
 
 def predict(
@@ -173,10 +171,9 @@ def predict(
         meta=np.empty((0, 0, 0), np.uint8),
         token=f"predict-{engine.token}-{chosen}",
     )
-    attrs = {
-        **volume.attrs,
-        "lineage": {"stage": "predict", "version": VERSION, **chosen.fingerprint(engine)},
-    }
+    lineage: dict[str, Any] = {"stage": "predict", "version": VERSION, "checkpoint": engine.token}
+    lineage |= {"settings": chosen.fingerprint(engine), "input": volume.attrs.get("lineage", {})}
+    attrs = {**volume.attrs, "lineage": lineage}
     return xr.DataArray(lazy, coords=volume.coords, dims=DIMS, name=PREDICTION.name, attrs=attrs)
 
 
@@ -237,16 +234,17 @@ def plan_predict(
         Blocks, windows, those in air, bytes in and out, peak memory, estimated time.
     """
     job, blocks = _prepare(volume, checkpoint, out, settings, storage_options)
-    total = skipped = bytes_in = 0
-    for box in map(job.inner, job.blocks()):
-        count, air, read = blocks.foresee(box)
-        total, skipped, bytes_in = total + count, skipped + air, bytes_in + read
-    unique = blocks.windows.touching(job.region or Box.whole(job.spec.shape)).shape.volume
+    boxes = [job.inner(box) for box in unfinished(job, options)]
+    total, skipped, bytes_in = (
+        sum(part) for part in zip((0, 0, 0), *map(blocks.foresee, boxes), strict=True)
+    )
+    unique = sum(box.shape.volume for box in boxes) / blocks.windows.stride.volume
     seconds = (total - skipped) * blocks.seconds_a_window()
     return plan_blocks(
         job,
         options,
-        windows=f"{total}, of which {skipped} lie in air; {total / unique:.2f} times each on average",
+        windows=f"{total}, of which {skipped} lie in air",
+        redundancy=f"{total / max(1, unique):.2f} windows run for each stride of the volume",
         **{
             "bytes in": size(bytes_in),
             "estimated time": f"{duration(seconds)} on {blocks.engine.device}, this machine",
@@ -272,19 +270,16 @@ class _Blocks:
         return self.settings.windows(self.stored.shape)
 
     @cached_property
-    def _occupied(self) -> np.ndarray:
-        return self.stored.may_exceed(self.settings.air)
-
-    def _may_hold_ink(self, box: Box) -> bool:
-        cells = Grid(self.stored.shape, self.stored.chunks).cells(box)
-        return bool(self._occupied[cells.slices].any())
+    def _air(self) -> np.ndarray:
+        """Which windows lie in air, as far as can be told without reading."""
+        return windows_in_air(self.windows, self.stored.may_exceed(self.settings.air), self.stored.chunks)
 
     def seen(self, block: Box) -> Box:
         """What a block reads."""
         return self.windows.reach(block).clip(Box.whole(self.stored.shape))
 
     def __call__(self, block: Box) -> np.ndarray:
-        if not self._may_hold_ink(self.seen(block)):
+        if self._air[self.windows.touching(block).slices].all():
             return np.zeros(block.shape, np.uint8)
         voxels = self.stored.read(self.seen(block))
         chosen = self.settings
@@ -292,11 +287,9 @@ class _Blocks:
 
     def foresee(self, block: Box) -> tuple[int, int, int]:
         """Windows of a block, those known to lie in air, and bytes to read."""
-        touching = self.windows.touching(block)
-        indices = list(Grid(touching.stop, Zyx(1, 1, 1)).indices(touching))
-        air = sum(1 for index in indices if not self._may_hold_ink(self.windows.box(index)))
-        nbytes = 0 if air == len(indices) else self.seen(block).shape.volume * self.stored.dtype.itemsize
-        return len(indices), air, nbytes
+        air = self._air[self.windows.touching(block).slices]
+        nbytes = 0 if air.all() else self.seen(block).shape.volume * self.stored.dtype.itemsize
+        return air.size, int(air.sum()), nbytes
 
     def seconds_a_window(self) -> float:
         """Time of one window on the device, after one to warm up."""
@@ -317,7 +310,8 @@ def _prepare(
 ) -> tuple[Job, _Blocks]:
     """Check everything that can be checked before the first voxel."""
     stored = open_stored(volume, storage_options=storage_options)
-    blocks = _Blocks(stored, str(checkpoint), settings)
+    stored.require_finished()
+    blocks = _Blocks(stored, str(Path(checkpoint).resolve()), settings)
     blocks.engine.check_window(Zyx.of(settings.window))
     fingerprint = {
         "input": stored.identity,
@@ -327,7 +321,7 @@ def _prepare(
     lineage = {
         "stage": "predict",
         "version": VERSION,
-        "source": stored.url.rsplit("/", 1)[-1],
+        "source": stored.name,
         "checkpoint": Path(checkpoint).name,
         "settings": settings.fingerprint(blocks.engine),
         "input": stored.lineage,
@@ -349,6 +343,7 @@ def _prepare(
         work=lambda box: blocks.windows.touching(box).shape.volume,
         unit="window",
         storage_options=storage_options,
+        inputs=(volume, checkpoint),
     )
     return job, blocks
 

@@ -25,14 +25,14 @@ from zarr.errors import ZarrUserWarning
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.job import Job, Plan, Report, RunOptions
-from inkzarr.core.ledger import DONE
 from inkzarr.core.ome import add_level, only_full_resolution
 from inkzarr.core.progress import size, tick
 from inkzarr.core.remote import is_remote, open_store
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import CHUNK, FULL_RESOLUTION, LEDGER_FOLDER, VolumeSpec
-from inkzarr.core.store import StoredVolume, open_stored
+from inkzarr.core.store import open_stored
 from inkzarr.core.target import names
+from inkzarr.core.volume import StoredVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,10 +303,7 @@ class _Group:
             raise InputError(msg)
         finest = self.level(0)
         add_level(finest.attributes, "1", 2, "mean")
-        manifest = finest.ledger and finest.ledger.manifest
-        if manifest and manifest.state != DONE:
-            msg = f"level 0 of {self.url} is unfinished: run again what writes it, then the pyramid"
-            raise InputError(msg)
+        finest.require_finished()
         return finest
 
     def refuse_foreign_levels(self) -> None:

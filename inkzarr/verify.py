@@ -21,7 +21,8 @@ from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, ChunkTable
 from inkzarr.core.progress import Progress, duration, size
 from inkzarr.core.remote import is_remote
-from inkzarr.core.store import StoredVolume, open_all
+from inkzarr.core.store import open_all
+from inkzarr.core.volume import StoredVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

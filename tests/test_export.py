@@ -16,7 +16,7 @@ from inkzarr.core.job import Job, RunOptions
 from inkzarr.core.ome import add_level
 from inkzarr.core.runner import write_blocks
 from inkzarr.core.schema import VolumeSpec
-from inkzarr.core.store import StoredVolume
+from inkzarr.core.volume import StoredVolume
 from inkzarr.export import block_shape, export
 
 STAGE = sys.modules["inkzarr.export"]

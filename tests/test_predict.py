@@ -217,7 +217,7 @@ class Nan(nn.Module):
 def test_nan_stops_and_names_the_window():
     volume = np.ones((8, 8, 24), np.uint8)
     volume[4, 4, 20] = 255
-    with pytest.raises(InputError, match=r"nan at voxel \(4, 4, 20\) of window 0:8,0:8,1[26]:2[04]: check"):
+    with pytest.raises(InputError, match="nan in window 0:8,0:8,16:24: check"):
         predict(lazily(volume), Nan(), window=8).compute()
 
 
@@ -258,7 +258,7 @@ def test_other_settings_are_refused_and_what_was_there_stays(scan, checkpoint, t
     settings = PredictSettings(window=32, box="0:32,:,:")
     predict_volume(scan, checkpoint, str(out), settings)
     before = contents(out)
-    with pytest.raises(InputError, match=r"overlap was 0\.5, is 0\.25"):
+    with pytest.raises(InputError, match=r"stride was \[16, 16, 16\], is \[24, 24, 24\]"):
         predict_volume(scan, checkpoint, str(out), dataclasses.replace(settings, overlap=0.25))
     assert contents(out) == before
 

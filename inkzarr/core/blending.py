@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import Zyx
+from inkzarr.core.geometry import Windows, Zyx
 
 Blend = Literal["gaussian", "constant"]
 
@@ -45,8 +45,8 @@ def window_weights(window: Zyx, blend: Blend) -> np.ndarray:
 
     Examples
     --------
-    >>> window_weights(Zyx(1, 1, 3), "gaussian").round(4).tolist()
-    [[[0.0286, 1.0, 0.0286]]]
+    >>> window_weights(Zyx(1, 1, 3), "gaussian")
+    array([[[0.0285655, 1.       , 0.0285655]]], dtype=float32)
     """
     if blend not in get_args(Blend):
         msg = f"blend {blend!r} is unknown: use {' or '.join(get_args(Blend))}"
@@ -56,3 +56,29 @@ def window_weights(window: Zyx, blend: Blend) -> np.ndarray:
     z, y, x = (np.exp(-(((np.arange(n) - (n - 1) / 2) / (n / SIGMAS_PER_WINDOW)) ** 2) / 2) for n in window)
     weights: np.ndarray = np.maximum(z[:, None, None] * y[:, None] * x, FLOOR)
     return weights.astype(np.float32)
+
+
+def windows_in_air(windows: Windows, occupied: np.ndarray, chunks: Zyx) -> np.ndarray:
+    """Which windows touch no occupied chunk.
+
+    Parameters
+    ----------
+    windows : Windows
+        Of the whole volume.
+    occupied : numpy.ndarray
+        bool, of the chunk grid's shape.
+    chunks : Zyx
+        One chunk, in voxels.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, of the shape of ``windows.counts``.
+    """
+    for axis, count in enumerate(windows.counts):
+        lows = np.arange(count) * windows.stride[axis]
+        highs = np.minimum(lows + windows.window[axis], windows.shape[axis])
+        touched = zip(lows // chunks[axis], -(-highs // chunks[axis]), strict=True)
+        parts = [occupied.take(range(low, high), axis).any(axis) for low, high in touched]
+        occupied = np.stack(parts, axis)
+    return ~occupied

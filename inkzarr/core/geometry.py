@@ -314,6 +314,19 @@ class Windows:
         ]
 
 
+def check_axes(axes: str) -> None:
+    """Refuse what is not z, y and x in some order.
+
+    Raises
+    ------
+    InputError
+        Naming the six orders by example.
+    """
+    if sorted(axes) != sorted(AXES):
+        msg = f"axes {axes!r} cannot be: name z, y and x once each, slowest first, such as zyx or yxz"
+        raise InputError(msg)
+
+
 def cut_axis(size: int, block: int, least: int) -> tuple[int, ...]:
     """Cut an axis into blocks, none smaller than `least` where there are several.
 

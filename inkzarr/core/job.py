@@ -71,7 +71,7 @@ class Job:
     storage_options : dict or None
         For fsspec; never stored.
     inputs : tuple of str
-        URLs that overwriting must not delete.
+        URLs of what is read, with which the target must not share a place.
     """
 
     stage: str

@@ -8,6 +8,7 @@ sorted, so that the same result has the same ledger however often the run was in
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from dataclasses import asdict, dataclass
@@ -177,13 +178,14 @@ class Ledger:
             region = data["region"] and tuple(tuple(side) for side in data["region"])
             self.manifest = Manifest(**{**data, "shape": tuple(data["shape"]), "region": region})
             self.records = {}
-            for name in self._part_names():
-                for line in (self._get(name) or "").splitlines():
+            for part in self._get_many(self._part_names()):
+                for line in part.splitlines():
                     record = BlockRecord.from_json(line)
                     _check_fit(record, self.manifest)
                     self.records[record.box] = record
         except (ValueError, TypeError, KeyError) as error:
-            msg = f"ledger {self.folder} cannot be read ({error}): start afresh with --overwrite"
+            where = f"the ledger {self.folder} of {self.store}"
+            msg = f"{where} cannot be read ({error}): write that volume afresh, with --overwrite"
             raise InputError(msg) from error
         return True
 
@@ -207,18 +209,22 @@ class Ledger:
         self._parts += 1
         self._unsaved = []
 
-    def finish(self) -> None:
-        """Gather all parts in one file and mark the run done."""
-        if self.manifest is None:
-            msg = "a ledger is finished only after it was begun or loaded"
-            raise RuntimeError(msg)
+    def gather(self) -> None:
+        """Put all parts in one file, sorted; what was loaded or added is what it holds."""
         self.flush()
         parts = [name for name in self._part_names() if name != GATHERED]
         if parts or not self.records:
             self._put(GATHERED, _lines(self.records[box] for box in sorted(self.records)))
-        self._put("manifest.json", json.dumps(asdict(self.manifest) | {"state": DONE}, indent=1))
         for name in parts:
             sync(self.store.delete(f"{self.folder}/{name}"))
+
+    def finish(self) -> None:
+        """Gather all parts and mark the run done."""
+        if self.manifest is None:
+            msg = "a ledger is finished only after it was begun or loaded"
+            raise RuntimeError(msg)
+        self.gather()
+        self._put("manifest.json", json.dumps(asdict(self.manifest) | {"state": DONE}, indent=1))
 
     def chunk_table(self) -> ChunkTable:
         """All chunks' records as arrays over the chunk grid."""
@@ -244,6 +250,16 @@ class Ledger:
     def _get(self, name: str) -> str | None:
         found = sync(self.store.get(f"{self.folder}/{name}", prototype=default_buffer_prototype()))
         return None if found is None else found.to_bytes().decode(errors="replace")
+
+    def _get_many(self, names: list[str]) -> list[str]:
+        async def texts() -> list[str]:
+            buffers = [
+                self.store.get(f"{self.folder}/{n}", prototype=default_buffer_prototype()) for n in names
+            ]
+            found = await asyncio.gather(*buffers)
+            return ["" if f is None else f.to_bytes().decode(errors="replace") for f in found]
+
+        return sync(texts())
 
     def _put(self, name: str, text: str) -> None:
         buffer = default_buffer_prototype().buffer.from_bytes(text.encode())

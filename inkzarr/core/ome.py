@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +45,8 @@ class Level:
 def read_levels(attributes: dict[str, Any]) -> list[Level]:
     """The resolutions that a group's attributes list, finest first.
 
-    Levels are told by their paths, whatever their order, since published groups list them in any;
-    a scale's unit is honoured.
+    Levels are told by their paths and ordered by the volume of a voxel, since published groups list them in
+    any order; where a scale is missing, as listed. A scale's unit is honoured.
 
     Parameters
     ----------
@@ -71,7 +72,9 @@ def read_levels(attributes: dict[str, Any]) -> list[Level]:
         path, origin = str(dataset["path"]), _in_um(dataset, "translation", columns, units)
         spacing = _in_um(dataset, "scale", columns, units)
         levels.append(Level(path, spacing[0] if spacing else None, spacing, origin or Level.origin_um))
-    return sorted(levels, key=lambda level: (level.voxel_size_um or 0, len(level.path), level.path))
+    if any(level.spacing_um is None for level in levels):
+        return levels
+    return sorted(levels, key=lambda level: math.prod(level.spacing_um or ()))
 
 
 def write_levels(spec: VolumeSpec, name: str, factors: list[int]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import BlockRecord, Ledger
 from inkzarr.core.pool import Cluster, Pool, Threads
 from inkzarr.core.progress import Progress
+from inkzarr.core.remote import is_remote
 from inkzarr.core.target import agreeing_ledger, open_target
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ BlockFunction = Callable[[Box], np.ndarray]
 FLUSH_EVERY_S = 2.0
 RETRIES = 2
 FIRST_WAIT_S = 0.1
+MOST_CAUSES = 5
 
 
 def plan_blocks(job: Job, options: RunOptions, **extra: str) -> Plan:
@@ -47,11 +49,24 @@ def plan_blocks(job: Job, options: RunOptions, **extra: str) -> Plan:
     InputError
         As `write_blocks` would.
     """
+    blocks = sum(1 for _ in job.blocks())
+    left = len(unfinished(job, options))
+    in_flight = min(job.in_flight(options), blocks)
+    return Plan(job, blocks, blocks - left, in_flight * job.block_bytes + job.shared_bytes, extra)
+
+
+def unfinished(job: Job, options: RunOptions) -> list[Box]:
+    """The blocks that `write_blocks` would compute.
+
+    Raises
+    ------
+    InputError
+        The target holds something else.
+    """
     ledger = None if options.overwrite else agreeing_ledger(job)
     boxes = list(job.blocks())
-    done = sum(1 for _ in _finished(ledger, boxes)) if ledger else 0
-    in_flight = min(job.in_flight(options), len(boxes))
-    return Plan(job, len(boxes), done, in_flight * job.block_bytes + job.shared_bytes, extra)
+    finished = set(_finished(ledger, boxes)) if ledger else set()
+    return [box for box in boxes if box not in finished]
 
 
 def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOptions) -> Report:
@@ -94,7 +109,7 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
     finally:
         pool.close()
     if failed:
-        raise _failure(failed, len(boxes))
+        raise _failure(failed, job, len(boxes))
     ledger.finish()
     nonzero = int(ledger.chunk_table().nonzero.sum())
     return Report(job.out, len(boxes), len(finished), nonzero, time.monotonic() - began)
@@ -190,14 +205,23 @@ def _finished(ledger: Ledger, boxes: list[Box]) -> Iterator[Box]:
             yield box
 
 
-def _failure(failed: list[tuple[Box, Exception]], blocks: int) -> Exception:
-    shown = "; ".join(f"{box}: {_in_a_line(error)}" for box, error in failed[:5])
-    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-    msg = (
-        f"{len(failed)} of {blocks} blocks failed, the others are written; run again to go on. {shown}{more}"
-    )
-    kind = StoreError if all(isinstance(error, StoreError) for _, error in failed) else BlocksFailedError
-    return kind(msg)
+def _failure(failed: list[tuple[Box, Exception]], job: Job, blocks: int) -> Exception:
+    """One error for all failed blocks: equal causes are told once, with the blocks they struck."""
+    causes: dict[str, list[Box]] = {}
+    for box, error in failed:
+        causes.setdefault(_in_a_line(error), []).append(box)
+    told = [f"{_places(boxes)}: {cause}" for cause, boxes in list(causes.items())[:MOST_CAUSES]]
+    more = [f"{len(causes) - MOST_CAUSES} more causes"] if len(causes) > MOST_CAUSES else []
+    rest = "the others are written" if len(failed) < blocks else "none is written"
+    msg = f"{len(failed)} of {blocks} blocks failed, {rest}; run again to go on. {'; '.join(told + more)}"
+    remote = any(map(is_remote, (job.out, *job.inputs)))
+    if remote and all(isinstance(error, StoreError) for _, error in failed):
+        return StoreError(msg)
+    return BlocksFailedError(msg)
+
+
+def _places(boxes: list[Box]) -> str:
+    return f"{boxes[0]} and {len(boxes) - 1} more" if len(boxes) > 1 else str(boxes[0])
 
 
 def _in_a_line(error: Exception) -> str:

@@ -51,19 +51,6 @@ PREDICTION = ArraySchema("prediction", ("uint8",), "round(255 * probability of i
 ARRAYS = {schema.name: schema for schema in (SCAN, INK, COUNT, PREDICTION)}
 
 
-def check_dtype(schema: ArraySchema, dtype: np.dtype[Any]) -> None:
-    """Refuse a dtype that `schema` does not allow.
-
-    Raises
-    ------
-    InputError
-        Naming the dtype and those that are allowed.
-    """
-    if dtype.name not in schema.dtypes:
-        msg = f"dtype {dtype.name} does not fit a {schema.name}: it is stored as {' or '.join(schema.dtypes)}"
-        raise InputError(msg)
-
-
 @dataclass(frozen=True)
 class VolumeSpec:
     """A volume as it is laid out on disk.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -15,190 +12,20 @@ import zarr
 from dask.base import tokenize
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec
-from zarr.core.sync import sync
 from zarr.errors import NodeNotFoundError, ZarrUserWarning
 
 from inkzarr.core.errors import InputError, StoreError
-from inkzarr.core.geometry import Box, Grid, Zyx
-from inkzarr.core.ledger import Ledger
+from inkzarr.core.geometry import Zyx
 from inkzarr.core.ome import Level, read_levels, write_levels
-from inkzarr.core.remote import CarefulStore, open_store, without_secrets
+from inkzarr.core.remote import open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, DIMS, LINEAGE, VolumeSpec
+from inkzarr.core.volume import NUMBERS, StoredVolume, own_voxel_size
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-NUMBERS = "uif"
-"""Kinds of dtype that a voxel may have: whole numbers and floats."""
 LARGEST_CHUNK = 2**32
 """Bytes that one chunk may take in memory; beyond, the array is refused."""
-
-
-@dataclass(frozen=True, eq=False)
-class StoredVolume:
-    """A volume on a store: what it is, and its voxels by the box.
-
-    Parameters
-    ----------
-    url : str
-        Of the group or the array.
-    array : zarr.Array
-        The level that was opened.
-    level : Level
-        Its path in the group ("" for a bare array) and voxel size.
-    levels : tuple of Level
-        All of the group's, finest first.
-    attributes : dict
-        Of the group, or of the bare array.
-    """
-
-    url: str
-    array: zarr.Array[Any]
-    level: Level
-    levels: tuple[Level, ...]
-    attributes: dict[str, Any] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        store, outermost = self.array.store, self.array.compressors[-1:]
-        blosc = bool(outermost) and isinstance(outermost[0], BloscCodec | Blosc)
-        if isinstance(store, CarefulStore) and blosc and self.array.shards is None:
-            store.blosc.add(f"{self.array.path}/".lstrip("/"))
-
-    @property
-    def name(self) -> str:
-        """The last part of the URL, without anything secret."""
-        return without_secrets(self.url).rsplit("/", 1)[-1]
-
-    @property
-    def shape(self) -> Zyx:
-        """In voxels."""
-        return Zyx(*self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of one voxel, in the machine's byte order."""
-        return np.dtype(self.array.dtype).newbyteorder("=")
-
-    @property
-    def ndim(self) -> int:
-        """Three."""
-        return len(DIMS)
-
-    @property
-    def chunks(self) -> Zyx:
-        """What is compressed at once, in voxels."""
-        return Zyx(*self.array.chunks)
-
-    @property
-    def voxel_size_um(self) -> float | None:
-        """Edge of a voxel in micrometres, where it is known."""
-        return self.level.voxel_size_um or _own_voxel_size(self.attributes)
-
-    @property
-    def lineage(self) -> dict[str, Any]:
-        """What made the volume, where inkzarr did."""
-        found = self.attributes.get(LINEAGE)
-        return found if isinstance(found, dict) else {}
-
-    @cached_property
-    def ledger(self) -> Ledger | None:
-        """The array's ledger, where it has one."""
-        ledger = Ledger(self.array.store, self.level.path)
-        return ledger if ledger.load() else None
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What tells this volume's voxels from others', as far as metadata can: for fingerprints."""
-        name = "/".join(filter(None, (self.name, self.level.path)))
-        layout = {"shape": list(self.shape), "dtype": self.dtype.name, "chunks": list(self.chunks)}
-        manifest = self.ledger and self.ledger.manifest
-        return {"name": name, **layout, "made_by": manifest and manifest.fingerprint}
-
-    def read(self, box: Box) -> np.ndarray:
-        """The voxels of `box`, which lies inside the volume.
-
-        Returns
-        -------
-        numpy.ndarray
-            Of the box's shape and the volume's dtype.
-
-        Raises
-        ------
-        StoreError
-            A chunk cannot be had or does not decode; it is named.
-        """
-        return self[box.slices]
-
-    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
-        """Index with slices, as Dask does."""
-        try:
-            return self._get(key)
-        except StoreError:
-            raise
-        except Exception as error:
-            raise StoreError(self._name_bad_chunk(key, error)) from error
-
-    def _get(self, key: tuple[slice, ...]) -> np.ndarray:
-        return np.asarray(self.array[key], dtype=self.dtype)
-
-    def _name_bad_chunk(self, key: tuple[slice, ...], error: Exception) -> str:
-        slices = [k if isinstance(k, slice) else slice(k, k + 1) for k in key]
-        bounds = [s.indices(n) for s, n in zip(slices, self.shape, strict=True)]
-        region = Box(Zyx(*(b[0] for b in bounds)), Zyx(*(b[1] for b in bounds)))
-        grid = Grid(self.shape, self.chunks)
-        for index in grid.indices(region):
-            try:
-                self._get(grid.box(index).slices)
-            except StoreError as chunk_error:
-                return str(chunk_error)
-            except Exception as chunk_error:  # noqa: BLE001 - codecs raise anything
-                return f"chunk {self.chunk_key(index)} of {self.url} does not decode: {chunk_error}"
-        return f"{self.url} cannot be read at {region}: {error}"
-
-    def chunk_key(self, index: Zyx) -> str:
-        """The key, below the array's own, of what is stored of chunk `index`: a chunk, or its shard."""
-        stored = self.array.shards or self.array.chunks
-        axes = zip(index, self.array.chunks, stored, strict=True)
-        return str(self.array.metadata.encode_chunk_key(tuple(i * c // s for i, c, s in axes)))
-
-    def may_exceed(self, threshold: float) -> np.ndarray:
-        """Which chunks (bool, of the grid's shape) may hold more than `threshold`, told without reading any.
-
-        From the ledger's largest voxels; else from the list of stored chunks, since a chunk that is
-        not stored holds the fill value; else every chunk may.
-        """
-        counts = Grid(self.shape, self.chunks).counts
-        fill_exceeds = not float(self.array.fill_value or 0) <= threshold
-        if self.ledger is not None:
-            return ~(self.ledger.chunk_table().high <= threshold)
-        stored = None if fill_exceeds else self.stored_chunks()
-        return np.ones(counts, bool) if stored is None else stored
-
-    def stored_chunks(self) -> np.ndarray | None:
-        """Which chunks exist (bool, of the chunk grid's shape); None where a store or shards hide it."""
-        if self.array.shards is not None or not self.array.store.supports_listing:
-            return None
-        prefix = f"{self.array.path}/".lstrip("/")
-        counts = Grid(self.shape, self.chunks).counts
-        encode = self.array.metadata.encode_chunk_key
-        names = {encode(index): index for index in itertools.product(*map(range, counts))}
-        found = np.zeros(counts, bool)
-
-        async def collect() -> None:
-            async for key in self.array.store.list_prefix(prefix):
-                index = names.get(key.removeprefix(prefix))
-                if index is not None:
-                    found[index] = True
-
-        try:
-            sync(collect())
-        except StoreError:
-            return None
-        return found if found.any() else None
-
-    def __dask_tokenize__(self) -> tuple[str, str, str]:
-        """Tell this volume from others without reading it."""
-        return (self.url, self.level.path, str(self.array.metadata.to_dict()))
 
 
 def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> StoredVolume:
@@ -226,7 +53,7 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     attributes: dict[str, Any] = dict(node.attrs)
     array: zarr.Array[Any] | zarr.Group | None = node
     if isinstance(node, zarr.Array):
-        levels = [Level("", _own_voxel_size(attributes))]
+        levels = [Level("", own_voxel_size(attributes))]
     else:
         levels = _levels(attributes, url)
         if not levels:
@@ -250,7 +77,7 @@ def open_all(url: str, *, storage_options: dict[str, Any] | None = None) -> list
     arrays = _arrays(node) if isinstance(node, zarr.Group) and not images else {}
     if not arrays:
         return [open_stored(url, level=n, storage_options=storage_options) for n in range(len(images) or 1)]
-    um = _own_voxel_size(attributes)
+    um = own_voxel_size(attributes)
     levels = tuple(Level(name, um) for name in arrays)
     return [StoredVolume(url, _check_array(arrays[n.path], url), n, levels, attributes) for n in levels]
 
@@ -363,11 +190,6 @@ def _levels(attributes: dict[str, Any], url: str) -> list[Level]:
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         msg = f"the multiscales metadata at {url} cannot be used ({error!r}): name one of its arrays"
         raise InputError(msg) from error
-
-
-def _own_voxel_size(attributes: dict[str, Any]) -> float | None:
-    found = attributes.get(LINEAGE)
-    return found.get("voxel_size_um") if isinstance(found, dict) else None
 
 
 def _arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:

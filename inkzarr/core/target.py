@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import zarr
 from zarr.core.sync import sync
 
-from inkzarr.core.errors import InputError
+from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.ledger import Ledger, Manifest
 from inkzarr.core.remote import is_remote, open_store
 from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, METADATA
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from inkzarr.core.job import Job, RunOptions
 
+LONGEST_TOLD = 60
+
 
 def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]:
     """The array and its ledger: taken up where they agree with the job, else begun.
@@ -32,9 +34,21 @@ def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]
     InputError
         Something else is there, and overwriting was not asked for.
     """
-    _refuse_file(job)
+    _refuse_bad_place(job)
     ledger = None if options.overwrite else agreeing_ledger(job)
     store = open_store(job.out, storage_options=job.storage_options, read_only=False)
+    try:
+        return _begin_or_resume(job, options, ledger, store)
+    except StoreError as error:
+        if is_remote(job.out):
+            raise
+        msg = f"{job.out} cannot be written: choose a folder that can ({error})"
+        raise InputError(msg) from error
+
+
+def _begin_or_resume(
+    job: Job, options: RunOptions, ledger: Ledger | None, store: Store
+) -> tuple[zarr.Array[Any], Ledger]:
     if ledger is None:
         if options.overwrite:
             _delete(job, store)
@@ -44,6 +58,7 @@ def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]
         ledger.begin(Manifest(_fingerprint(job), shape, chunks, region=region))
     else:
         ledger.store = store
+        ledger.gather()
     _sweep(job)
     return _open_array(job, store) if ledger.records else _create_array(job, store), ledger
 
@@ -56,7 +71,7 @@ def agreeing_ledger(job: Job) -> Ledger | None:
     InputError
         Something else is there.
     """
-    _refuse_file(job)
+    _refuse_bad_place(job)
     store = open_store(job.out, storage_options=job.storage_options)
     ledger = Ledger(store, job.spec.path)
     if not ledger.load() or ledger.manifest is None:
@@ -67,8 +82,14 @@ def agreeing_ledger(job: Job) -> Ledger | None:
             raise InputError(msg)
         return None
     then, now = ledger.manifest.fingerprint, _fingerprint(job)
+    if then.get("stage") != now["stage"]:
+        told = f"{job.out} was made by {then.get('stage')}, not by {job.stage}"
+        msg = f"{told}: choose another name, or --overwrite"
+        raise InputError(msg)
     if then != now:
-        told = "; ".join(f"{key} was {was!r}, is {now!r}" for key, was, now in _differences(then, now))
+        told = "; ".join(
+            f"{key} was {_cut(was)}, is {_cut(now)}" for key, was, now in _differences(then, now)
+        )
         msg = f"{job.out} was begun with other settings ({told}): use them again, or --overwrite"
         raise InputError(msg)
     return ledger
@@ -90,7 +111,7 @@ def _create_array(job: Job, store: Store) -> zarr.Array[Any]:
         for name in METADATA:
             sync(store.delete(folder + name))
     if whole:
-        return create_volume(store, job.spec, job.out.rstrip("/").rsplit("/", 1)[-1])
+        return create_volume(store, job.spec, job.stage)
     return create_level(zarr.open_group(store, mode="r+"), job.spec)
 
 
@@ -100,6 +121,11 @@ def _open_array(job: Job, store: Store) -> zarr.Array[Any]:
         msg = f"{job.out} has a ledger but no array {job.spec.path}: start afresh with --overwrite"
         raise InputError(msg)
     return found
+
+
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}..."
 
 
 def _differences(then: object, now: object, name: str = "") -> Iterator[tuple[str, object, object]]:
@@ -133,10 +159,6 @@ def _delete(job: Job, store: Store) -> None:
         sync(store.delete_dir(f"{LEDGER_FOLDER}/{job.spec.path}"))
         sync(store.delete_dir(job.spec.path))
         return
-    for source in job.inputs:
-        if f"{_place(source)}/".startswith(f"{_place(job.out)}/"):
-            msg = f"{job.out} holds the input {source}, so it is not overwritten: choose another name"
-            raise InputError(msg)
     found = names(store, "")
     if found and not found & {*METADATA, LEDGER_FOLDER}:
         msg = f"{job.out} is no Zarr volume, so it is not overwritten: choose another name, or delete it"
@@ -157,7 +179,13 @@ def _sweep(job: Job) -> None:
         partial.unlink()
 
 
-def _refuse_file(job: Job) -> None:
+def _refuse_bad_place(job: Job) -> None:
+    """Refuse a target that is a file, that is or holds an input, or that lies in one."""
+    out = f"{_place(job.out)}/"
+    for source in (f"{_place(name)}/" for name in job.inputs):
+        if source.startswith(out) or out.startswith(source):
+            msg = f"{job.out} and the input {source.rstrip('/')} lie in each other: choose another name"
+            raise InputError(msg)
     if not is_remote(job.out) and Path(_local(job.out)).is_file():
         msg = f"{job.out} is a file: choose another name for the folder"
         raise InputError(msg)

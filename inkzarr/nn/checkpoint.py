@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import AXES
+from inkzarr.core.geometry import AXES, check_axes
 from inkzarr.nn.unet import UNet3D
 
 FORMAT = "inkzarr-checkpoint"
@@ -159,6 +159,7 @@ def save_checkpoint(
     InputError
         Weights that are not finite, or `axes` no permutation of zyx.
     """
+    check_axes(axes)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     _check_finite(weights, "this model")
     content = {
@@ -173,7 +174,7 @@ def save_checkpoint(
             "groups": model.groups,
         },
         "normalisation": asdict(normalisation or Normalisation()),
-        "axes": _check_axes(axes),
+        "axes": axes,
         "lineage": {str(key): str(value) for key, value in sorted((lineage or {}).items())},
     }
     buffer = io.BytesIO()  # given a path, torch would put its name into the bytes
@@ -221,7 +222,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, groups: int = 4, axes: str 
     content, sha256 = _read(Path(path), name)
     ours = content.get("format") == FORMAT
     about = _about(content, name) if ours else {}
-    axes = _check_axes(axes or about.get("axes", AXES))
+    axes = axes or about.get("axes", AXES)
+    check_axes(axes)
     weights = _weights(content, name)
     groups = about.get("architecture", {}).get("groups", groups)
     model = _build(weights, groups, name)
@@ -372,10 +374,3 @@ def _check_finite(weights: Mapping[str, Tensor], name: str) -> None:
     if bad:
         msg = f"{name} has weights that are not finite: {_shortened(bad)}; take one saved before it diverged"
         raise InputError(msg)
-
-
-def _check_axes(axes: str) -> str:
-    if sorted(axes) != sorted(AXES):
-        msg = f"axes {axes!r} is no order of z, y and x: give each once, as zyx or yxz"
-        raise InputError(msg)
-    return axes

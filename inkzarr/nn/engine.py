@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import threading
 import uuid
-import warnings
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import AXES
+from inkzarr.core.geometry import AXES, check_axes
 from inkzarr.nn.checkpoint import Checkpoint, Normalisation, load_checkpoint
 from inkzarr.nn.fast import prepare
 from inkzarr.nn.unet import UNet3D, check_window
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from inkzarr.core.geometry import Zyx
+
+log = logging.getLogger(__name__)
 
 BATCH_ON_GPU = 4
 MAPS_AT_ONCE = 5
@@ -98,9 +102,14 @@ class Engine:
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.token = checkpoint.sha256 if checkpoint else uuid.uuid4().hex
         self.normalisation = checkpoint.normalisation if checkpoint else Normalisation()
-        axes = axes or (checkpoint.axes if checkpoint else AXES)
-        self._to_network = [AXES.index(axis) for axis in axes]
-        self._from_network = [axes.index(axis) for axis in AXES]
+        self.axes = axes or (checkpoint.axes if checkpoint else AXES)
+        check_axes(self.axes)
+        self._to_network = [AXES.index(axis) for axis in self.axes]
+        self._from_network = [self.axes.index(axis) for axis in AXES]
+        if isinstance(module, UNet3D) and (module.in_channels, module.out_channels) != (1, 1):
+            found = f"{module.in_channels} input and {module.out_channels} output channels"
+            msg = f"the network has {found}: one of each is needed, the scan and the logit of ink"
+            raise InputError(msg)
         self.levels = module.levels if isinstance(module, UNet3D) else 1
         self._maps = module.f_maps[0] if isinstance(module, UNet3D) else 1
         self._fill = self.device.type != "cpu" or not isinstance(module, UNet3D)
@@ -115,6 +124,13 @@ class Engine:
             Naming the window and the sizes that fit.
         """
         check_window(window, self.levels)
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """What of the device changes a voxel."""
+        if self.device.type == "cpu":
+            return {"device": "cpu"}
+        return {"device": torch.cuda.get_device_name(self.device), "batch": self.batch}
 
     def window_bytes(self, window: Zyx) -> int:
         """Memory that the network takes for one window, roughly: its full-resolution maps in float32."""
@@ -182,8 +198,7 @@ class Engine:
                     msg = f"one window of {shape} does not fit the memory of {self.device}: use a smaller one"
                     raise InputError(msg) from error
                 self.batch //= 2
-                told = f"{self.device} is out of memory: going on with batches of {self.batch}"
-                warnings.warn(told, RuntimeWarning, stacklevel=2)
+                log.warning("%s is out of memory: going on with batches of %d", self.device, self.batch)
         return results
 
     def _run(self, part: list[Tensor], dtype: np.dtype[Any]) -> list[Tensor]:
@@ -194,16 +209,31 @@ class Engine:
         return [torch.sigmoid(one[0].float()).permute(self._from_network) for one in logits[: len(part)]]
 
 
-@lru_cache(maxsize=2)
+_loading = threading.Lock()
+
+
 def cached_engine(checkpoint: str, axes: str | None, batch: int | None, device: str, dtype: str) -> Engine:
-    """The engine of a checkpoint file, prepared once in a process and shared by its threads."""
+    """The engine of a checkpoint file, prepared once in a process and shared by its threads.
+
+    A file that was replaced since is loaded anew.
+    """
+    path = Path(checkpoint)
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+    with _loading:
+        return _load(checkpoint, stamp, axes, batch, device, dtype)
+
+
+@lru_cache(maxsize=2)
+def _load(
+    checkpoint: str, _stamp: object, axes: str | None, batch: int | None, device: str, dtype: str
+) -> Engine:
     return Engine(load_checkpoint(checkpoint, axes=axes), batch=batch, device=device, dtype=dtype)
 
 
 def _forward(module: nn.Module, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
     if isinstance(module, UNet3D):
         return prepare(module, dtype=dtype, device=device)
-    module = module.to(device).eval()
+    module = copy.deepcopy(module).to(device).eval()
 
     def forward(windows: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):

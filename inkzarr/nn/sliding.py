@@ -70,7 +70,8 @@ def predict_block(
     with engine.lock, torch.inference_mode():
         sums = torch.zeros((2, depth, block.shape.y, block.shape.x), device=engine.device)
         for layer in range(touching.start.z, touching.stop.z):
-            run = []
+            run: list[Box] = []
+            totals: list[tuple[Box, Tensor]] = []
             for box in _layer(windows, touching, layer):
                 if voxels[_held(box, origin, voxels.shape)].max() <= air:
                     tick(1)
@@ -80,9 +81,10 @@ def predict_block(
                 boxes = run[at : at + engine.batch]
                 cut = [_cut(on_device, box, origin) for box in boxes]
                 for box, probability in zip(boxes, engine.probabilities(cut, voxels.dtype), strict=True):
+                    totals.append((box, probability.sum()))
                     _add(sums, probability, weights, box, block)
                 tick(len(boxes))
-            _check_finite(sums, block, run)
+            _check_finite(totals)
             finished = depth if layer + 1 == touching.stop.z else stride
             _finish(out, sums, layer * stride, finished, block)
             sums[:, : depth - finished] = sums[:, finished:].clone()
@@ -131,15 +133,11 @@ def _finish(out: Tensor, sums: Tensor, first: int, planes: int, block: Box) -> N
         out[z - block.start.z] = (mean * 255 + 0.5).to(torch.uint8)
 
 
-def _check_finite(sums: Tensor, block: Box, run: list[Box]) -> None:
-    if run and not torch.isfinite(sums[0].sum()):
-        bad = torch.nonzero(~torch.isfinite(sums[0]))[0].tolist()
-        layer = run[0].start.z
-        place = Zyx(layer + bad[0], block.start.y + bad[1], block.start.x + bad[2])
-        voxel = Box(place, Zyx(*(n + 1 for n in place)))
-        window = next(box for box in run if not box.clip(voxel).empty)
-        told = f"the network gave nan at voxel {tuple(place)} of window {window}"
-        msg = f"{told}: check its weights, and the scan there"
+def _check_finite(totals: list[tuple[Box, Tensor]]) -> None:
+    """Refuse windows whose probabilities do not add up to a number; asked once a layer, for a GPU's sake."""
+    if totals and not torch.isfinite(torch.stack([total for _, total in totals])).all():
+        window = next(box for box, total in totals if not torch.isfinite(total))
+        msg = f"the network gave nan in window {window}: check its weights, and the scan there"
         raise InputError(msg)
 
 

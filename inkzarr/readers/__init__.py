@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import AXES
+from inkzarr.core.geometry import AXES, check_axes
 from inkzarr.core.remote import is_remote
-from inkzarr.readers.base import Source, check_axes, in_zyx
+from inkzarr.readers.base import Source, in_zyx
 
 __all__ = ["ZARR_FILES", "Source", "open_source"]
 

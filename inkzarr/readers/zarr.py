@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.store import StoredVolume, open_stored
+from inkzarr.core.store import open_stored
+from inkzarr.core.volume import StoredVolume
 from inkzarr.readers.base import check_voxels
 
 
@@ -43,15 +42,13 @@ class ZarrSource:
 
     @property
     def name(self) -> str:
-        """The last part of the URL; what follows a question mark may be secret."""
-        return self.stored.url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        """The last part of the URL, without anything secret."""
+        return self.stored.name
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name, level and a digest of the array's metadata."""
-        metadata = json.dumps(self.stored.array.metadata.to_dict(), sort_keys=True, default=str)
-        digest = hashlib.sha256(metadata.encode()).hexdigest()
-        return {"kind": "zarr", "name": self.name, "level": self.stored.level.path, "sha256": digest}
+        """Name, layout and a checksum of voxels."""
+        return {"kind": "zarr", **self.stored.identity}
 
     @property
     def block(self) -> Zyx:
@@ -80,5 +77,6 @@ def open_zarr(url: str, storage_options: dict[str, Any] | None = None) -> ZarrSo
         The store failed.
     """
     stored = open_stored(url, storage_options=storage_options)
-    check_voxels(stored.dtype, url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1])
+    stored.require_finished()
+    check_voxels(stored.dtype, stored.name)
     return ZarrSource(stored)

@@ -19,8 +19,6 @@ import numpy as np
 
 import inkzarr.core.schema
 
-inkzarr.core.schema.CHUNK = 16
-
 SIDE = 40
 SCAN_SEED = 3
 
@@ -196,7 +194,7 @@ def interrupt(name, folder):
 def main():
     what, *which, folder = sys.argv[1:]
     folder = Path(folder)
-
+    inkzarr.core.schema.CHUNK = 16  # here, not on import: pytest imports this file for its doctests
     prepare(folder)
     if what == "kill":
         run, seed, kills = which

@@ -1,0 +1,250 @@
+"""A volume on a store: its voxels by the box, and what can be told of them without reading."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import zarr
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
+from zarr.core.sync import sync
+
+from inkzarr.core.errors import InputError, StoreError
+from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.ledger import DONE, Ledger
+from inkzarr.core.ome import Level
+from inkzarr.core.remote import CarefulStore, without_secrets
+from inkzarr.core.schema import DIMS, LINEAGE
+
+NUMBERS = "uif"
+"""Kinds of dtype that a voxel may have: whole numbers and floats."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredVolume:
+    """A volume on a store: what it is, and its voxels by the box.
+
+    Parameters
+    ----------
+    url : str
+        Of the group or the array.
+    array : zarr.Array
+        The level that was opened.
+    level : Level
+        Its path in the group ("" for a bare array) and voxel size.
+    levels : tuple of Level
+        All of the group's, finest first.
+    attributes : dict
+        Of the group, or of the bare array.
+    """
+
+    url: str
+    array: zarr.Array[Any]
+    level: Level
+    levels: tuple[Level, ...]
+    attributes: dict[str, Any] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        store, outermost = self.array.store, self.array.compressors[-1:]
+        blosc = bool(outermost) and isinstance(outermost[0], BloscCodec | Blosc)
+        if isinstance(store, CarefulStore) and blosc and self.array.shards is None:
+            store.blosc.add(f"{self.array.path}/".lstrip("/"))
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL, without anything secret."""
+        return without_secrets(self.url).rsplit("/", 1)[-1]
+
+    @property
+    def shape(self) -> Zyx:
+        """In voxels."""
+        return Zyx(*self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of one voxel, in the machine's byte order."""
+        return np.dtype(self.array.dtype).newbyteorder("=")
+
+    @property
+    def ndim(self) -> int:
+        """Three."""
+        return len(DIMS)
+
+    @property
+    def chunks(self) -> Zyx:
+        """What is compressed at once, in voxels."""
+        return Zyx(*self.array.chunks)
+
+    @property
+    def voxel_size_um(self) -> float | None:
+        """Edge of a voxel in micrometres, where it is known."""
+        return self.level.voxel_size_um or own_voxel_size(self.attributes)
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What made the volume, where inkzarr did."""
+        found = self.attributes.get(LINEAGE)
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """The array's ledger, where it has one."""
+        ledger = Ledger(self.array.store, self.level.path)
+        return ledger if ledger.load() else None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this volume's voxels from others', for fingerprints.
+
+        The checksum is of all voxels where there is a ledger, else of three chunks: the first, the middle
+        and the last.
+        """
+        name = "/".join(filter(None, (self.name, self.level.path)))
+        layout = {"shape": list(self.shape), "dtype": self.dtype.name, "chunks": list(self.chunks)}
+        if self.ledger is not None:
+            return {"name": name, **layout, "voxels": zlib.crc32(self.ledger.chunk_table().crc32c.tobytes())}
+        grid = Grid(self.shape, self.chunks)
+        places = [Zyx(*(part * (n - 1) // 2 for n in grid.counts)) for part in range(3)]
+        sample = [zlib.crc32(self.read(grid.box(place)).tobytes()) for place in places]
+        return {"name": name, **layout, "sample": sample}
+
+    def require_finished(self) -> None:
+        """Refuse a volume whose run was not finished: what is not written yet would be read as air.
+
+        Raises
+        ------
+        InputError
+            Naming the volume and the remedy.
+        """
+        if (
+            self.ledger is not None
+            and self.ledger.manifest is not None
+            and self.ledger.manifest.state != DONE
+        ):
+            msg = f"{self.url} is unfinished: run the command that makes it again, until it is done"
+            raise InputError(msg)
+
+    @cached_property
+    def _written(self) -> np.ndarray | None:
+        """Which chunks hold voxels that are not 0 (bool, of the chunk grid's shape), by the ledger."""
+        return None if self.ledger is None else self.ledger.chunk_table().nonzero > 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the ledger, of which readers in other processes need one bit a chunk."""
+        _ = self._written
+        return {name: value for name, value in self.__dict__.items() if name != "ledger"}
+
+    def read(self, box: Box) -> np.ndarray:
+        """The voxels of `box`, which lies inside the volume.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the box's shape and the volume's dtype.
+
+        Raises
+        ------
+        StoreError
+            A chunk cannot be had or does not decode; it is named.
+        """
+        return self[box.slices]
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        """Index with slices, as Dask does."""
+        try:
+            return self._get(key)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(self._name_bad_chunk(key, error)) from error
+
+    def _get(self, key: tuple[slice, ...]) -> np.ndarray:
+        voxels = np.asarray(self.array[key], dtype=self.dtype)
+        if self._written is not None:
+            self._refuse_lost_chunks(self._region(key), voxels)
+        return voxels
+
+    def _refuse_lost_chunks(self, region: Box, voxels: np.ndarray) -> None:
+        """A chunk that the ledger knows to hold something, and that is not there, is not air."""
+        grid = Grid(self.shape, self.chunks)
+        if voxels.shape != region.shape or self._written is None:
+            return
+        for index in grid.indices(region):
+            if not self._written[index] or voxels[grid.box(index).clip(region).within(region)].any():
+                continue
+            key = f"{self.array.path}/{self.chunk_key(index)}".lstrip("/")
+            if not sync(self.array.store.exists(key)):
+                msg = f"chunk {key} of {self.url} is lost, its ledger knows of voxels in it: make it again"
+                raise StoreError(msg)
+
+    def _region(self, key: tuple[slice, ...]) -> Box:
+        slices = [k if isinstance(k, slice) else slice(k, k + 1) for k in key]
+        bounds = [s.indices(n) for s, n in zip(slices, self.shape, strict=True)]
+        return Box(Zyx(*(b[0] for b in bounds)), Zyx(*(b[1] for b in bounds)))
+
+    def _name_bad_chunk(self, key: tuple[slice, ...], error: Exception) -> str:
+        region, grid = self._region(key), Grid(self.shape, self.chunks)
+        for index in grid.indices(region):
+            try:
+                self._get(grid.box(index).slices)
+            except StoreError as chunk_error:
+                return str(chunk_error)
+            except Exception as chunk_error:  # noqa: BLE001 - codecs raise anything
+                return f"chunk {self.chunk_key(index)} of {self.url} does not decode: {chunk_error}"
+        return f"{self.url} cannot be read at {region}: {error}"
+
+    def chunk_key(self, index: Zyx) -> str:
+        """The key, below the array's own, of what is stored of chunk `index`: a chunk, or its shard."""
+        stored = self.array.shards or self.array.chunks
+        axes = zip(index, self.array.chunks, stored, strict=True)
+        return str(self.array.metadata.encode_chunk_key(tuple(i * c // s for i, c, s in axes)))
+
+    def may_exceed(self, threshold: float) -> np.ndarray:
+        """Which chunks (bool, of the grid's shape) may hold more than `threshold`, told without reading any.
+
+        From the ledger's largest voxels; else from the list of stored chunks, since a chunk that is
+        not stored holds the fill value; else every chunk may.
+        """
+        counts = Grid(self.shape, self.chunks).counts
+        fill_exceeds = not float(self.array.fill_value or 0) <= threshold
+        if self.ledger is not None:
+            return ~(self.ledger.chunk_table().high <= threshold)
+        stored = None if fill_exceeds else self.stored_chunks()
+        return np.ones(counts, bool) if stored is None else stored
+
+    def stored_chunks(self) -> np.ndarray | None:
+        """Which chunks exist (bool, of the chunk grid's shape); None where a store or shards hide it."""
+        if self.array.shards is not None or not self.array.store.supports_listing:
+            return None
+        prefix = f"{self.array.path}/".lstrip("/")
+        counts = Grid(self.shape, self.chunks).counts
+        encode = self.array.metadata.encode_chunk_key
+        names = {encode(index): index for index in itertools.product(*map(range, counts))}
+        found = np.zeros(counts, bool)
+
+        async def collect() -> None:
+            async for key in self.array.store.list_prefix(prefix):
+                index = names.get(key.removeprefix(prefix))
+                if index is not None:
+                    found[index] = True
+
+        try:
+            sync(collect())
+        except StoreError:
+            return None
+        return found if found.any() else None
+
+    def __dask_tokenize__(self) -> tuple[str, str, str]:
+        """Tell this volume from others without reading it."""
+        return (self.url, self.level.path, str(self.array.metadata.to_dict()))
+
+
+def own_voxel_size(attributes: dict[str, Any]) -> float | None:
+    """What inkzarr noted of the voxel size, in micrometres, where it made the volume."""
+    found = attributes.get(LINEAGE)
+    return found.get("voxel_size_um") if isinstance(found, dict) else None
