@@ -39,7 +39,6 @@ FIRST_WAIT_S = 0.2
 WEB = ("http", "https")
 BLOSC_HEADER = 16
 """Bytes; the last four say how long the frame is."""
-NO_SUCH_KEY = 404
 FINAL_STATUS = frozenset(range(400, 500)) - {408, 429}
 
 T = TypeVar("T")
@@ -92,11 +91,7 @@ class CarefulStore(WrapperStore["Store"]):
         async def once() -> Buffer | None:
             try:
                 found = await self._store.get(key, prototype, byte_range)
-            except FileNotFoundError as error:
-                if self._web and error.__cause__ and _status(error.__cause__) != NO_SUCH_KEY:
-                    raise error.__cause__ from None
-                return None
-            except (IsADirectoryError, NotADirectoryError):
+            except FileNotFoundError:
                 return None
             if found is not None:
                 _check_length(len(found), byte_range)
@@ -219,7 +214,7 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
         return CarefulStore(LocalStore(os.path.realpath(url.removeprefix("file://")), read_only=read_only))
     try:
         options = _with_timeouts(fsspec.utils.get_protocol(url), storage_options or {})
-        store = FsspecStore.from_url(url, storage_options=options, read_only=read_only, allowed_exceptions=())
+        store = FsspecStore.from_url(url, storage_options=options, read_only=read_only)
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be opened ({error}): for http and s3 install inkzarr[remote]"
         raise InputError(msg) from error
