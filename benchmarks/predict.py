@@ -117,7 +117,6 @@ def compare(size: int, features: int, levels: int, window: int) -> list[Row]:
         torch.manual_seed(0)
         save_checkpoint(Path(checkpoint), UNet3D(f_maps=features, levels=levels))
         rows = [ours(scan, checkpoint, f"{folder}/ink.zarr", window), monai(voxels, checkpoint, window)]
-        cached_engine.cache_clear()
     return [row for row in rows if row is not None]
 
 

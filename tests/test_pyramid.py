@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 import sys
 import warnings
@@ -157,9 +156,7 @@ def test_a_failed_level_is_not_listed_and_is_taken_up_again(tmp_path, monkeypatc
         assert files[0] == files[1]
         for file in filter(lambda p: (whole / p).is_file(), files[0]):
             assert (whole / file).read_bytes() == (url / file).read_bytes()
-    assert json.loads((url / ".zattrs").read_text()) == json.loads((whole / ".zattrs").read_text()) | {
-        "multiscales": [json.loads((whole / ".zattrs").read_text())["multiscales"][0] | {"name": "scan.zarr"}]
-    }
+    assert (url / ".zattrs").read_bytes() == (whole / ".zattrs").read_bytes()
 
 
 def test_again_does_nothing_and_more_levels_are_added(tmp_path):
@@ -236,7 +233,7 @@ def test_what_cannot_have_levels(tmp_path):
         pyramid(url, reduce="median")
     manifest = url / ".inkzarr" / "0" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"done"', '"running"'))
-    with pytest.raises(InputError, match=r"level 0 of .* is unfinished"):
+    with pytest.raises(InputError, match="is unfinished: run the command"):
         pyramid(url, levels=1)
     group = zarr.open_group(tmp_path / "noscale.zarr", mode="w", zarr_format=2)
     group.create_array("0", shape=(6, 6, 6), dtype="uint8")

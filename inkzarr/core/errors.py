@@ -19,6 +19,12 @@ class StoreError(InkzarrError):
     exit_code = 4
 
 
+class DiskError(StoreError):
+    """A local disk failed, or holds a chunk that is lost or does not decode."""
+
+    exit_code = 3
+
+
 class BlocksFailedError(InkzarrError):
     """Some blocks failed after every retry; the others are written, run again to go on."""
 

@@ -19,7 +19,7 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from inkzarr.core.errors import InputError, StoreError
+from inkzarr.core.errors import DiskError, InputError, StoreError
 from inkzarr.core.schema import METADATA
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class CarefulStore(WrapperStore["Store"]):
             except Exception as error:
                 if attempt == self._attempts or _is_final(error):
                     msg = f"cannot {verb} {key} of {self._place} ({attempt} tries): {_tell(error)}"
-                    raise StoreError(msg) from error
+                    raise (DiskError if isinstance(self._store, LocalStore) else StoreError)(msg) from error
                 wait = FIRST_WAIT_S * 2 ** (attempt - 1)
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))
         msg = "a request needs at least one try"
@@ -220,6 +220,11 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
         raise InputError(msg) from error
     _raise_concurrency(ATTEMPTS)
     return CarefulStore(store, ATTEMPTS)
+
+
+def fault_of(url: str) -> type[StoreError]:
+    """The kind of error that a failure of the store at `url` is."""
+    return StoreError if is_remote(url) else DiskError
 
 
 def is_remote(url: str) -> bool:

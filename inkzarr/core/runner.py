@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
-from inkzarr.core.errors import BlocksFailedError, InputError, StoreError
+from inkzarr.core.errors import BlocksFailedError, DiskError, InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import BlockRecord, Ledger
 from inkzarr.core.pool import Cluster, Pool, Threads
 from inkzarr.core.progress import Progress
-from inkzarr.core.remote import is_remote
 from inkzarr.core.target import agreeing_ledger, open_target
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ BlockFunction = Callable[[Box], np.ndarray]
 FLUSH_EVERY_S = 2.0
 RETRIES = 2
 FIRST_WAIT_S = 0.1
-MOST_CAUSES = 5
+MOST_TOLD = 5
 
 
 def plan_blocks(job: Job, options: RunOptions, **extra: str) -> Plan:
@@ -109,7 +108,7 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
     finally:
         pool.close()
     if failed:
-        raise _failure(failed, job, len(boxes))
+        raise _failure(failed, len(boxes))
     ledger.finish()
     nonzero = int(ledger.chunk_table().nonzero.sum())
     return Report(job.out, len(boxes), len(finished), nonzero, time.monotonic() - began)
@@ -205,23 +204,21 @@ def _finished(ledger: Ledger, boxes: list[Box]) -> Iterator[Box]:
             yield box
 
 
-def _failure(failed: list[tuple[Box, Exception]], job: Job, blocks: int) -> Exception:
+def _failure(failed: list[tuple[Box, Exception]], blocks: int) -> Exception:
     """One error for all failed blocks: equal causes are told once, with the blocks they struck."""
     causes: dict[str, list[Box]] = {}
     for box, error in failed:
         causes.setdefault(_in_a_line(error), []).append(box)
-    told = [f"{_places(boxes)}: {cause}" for cause, boxes in list(causes.items())[:MOST_CAUSES]]
-    more = [f"{len(causes) - MOST_CAUSES} more causes"] if len(causes) > MOST_CAUSES else []
+    told = [f"{_few(list(map(str, boxes)), ' and ')}: {cause}" for cause, boxes in causes.items()]
     rest = "the others are written" if len(failed) < blocks else "none is written"
-    msg = f"{len(failed)} of {blocks} blocks failed, {rest}; run again to go on. {'; '.join(told + more)}"
-    remote = any(map(is_remote, (job.out, *job.inputs)))
-    if remote and all(isinstance(error, StoreError) for _, error in failed):
-        return StoreError(msg)
-    return BlocksFailedError(msg)
+    msg = f"{len(failed)} of {blocks} blocks failed, {rest}; run again to go on. {_few(told, '; ')}"
+    remote = all(isinstance(error, StoreError) and not isinstance(error, DiskError) for _, error in failed)
+    return StoreError(msg) if remote else BlocksFailedError(msg)
 
 
-def _places(boxes: list[Box]) -> str:
-    return f"{boxes[0]} and {len(boxes) - 1} more" if len(boxes) > 1 else str(boxes[0])
+def _few(texts: list[str], between: str) -> str:
+    more = f" and {len(texts) - MOST_TOLD} more" if len(texts) > MOST_TOLD else ""
+    return between.join(texts[:MOST_TOLD]) + more
 
 
 def _in_a_line(error: Exception) -> str:

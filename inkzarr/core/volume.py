@@ -18,7 +18,7 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, Ledger
 from inkzarr.core.ome import Level
-from inkzarr.core.remote import CarefulStore, without_secrets
+from inkzarr.core.remote import CarefulStore, fault_of, without_secrets
 from inkzarr.core.schema import DIMS, LINEAGE
 
 NUMBERS = "uif"
@@ -161,7 +161,7 @@ class StoredVolume:
         except StoreError:
             raise
         except Exception as error:
-            raise StoreError(self._name_bad_chunk(key, error)) from error
+            raise fault_of(self.url)(self._name_bad_chunk(key, error)) from error
 
     def _get(self, key: tuple[slice, ...]) -> np.ndarray:
         voxels = np.asarray(self.array[key], dtype=self.dtype)
@@ -180,7 +180,7 @@ class StoredVolume:
             key = f"{self.array.path}/{self.chunk_key(index)}".lstrip("/")
             if not sync(self.array.store.exists(key)):
                 msg = f"chunk {key} of {self.url} is lost, its ledger knows of voxels in it: make it again"
-                raise StoreError(msg)
+                raise fault_of(self.url)(msg)
 
     def _region(self, key: tuple[slice, ...]) -> Box:
         slices = [k if isinstance(k, slice) else slice(k, k + 1) for k in key]

@@ -146,7 +146,7 @@ def test_opening_reads_metadata_alone(tmp_path, monkeypatch):
     )
     asked.clear()
     assert scan[300, 5:300, 7].sum().compute() == 0
-    assert sorted(asked) == ["0/2.0.0", "0/2.1.0", "0/2.2.0"]
+    assert sorted(asked) == [".inkzarr/0/manifest.json", "0/2.0.0", "0/2.1.0", "0/2.2.0"]
 
 
 def test_a_local_chunk_that_is_missing_is_empty(tmp_path):
@@ -198,7 +198,7 @@ def test_may_exceed_by_the_ledger(tmp_path):
     stored = open_stored(out)
     assert stored.may_exceed(3)[:, 0].tolist() == [[False, True], [True, True]]
     assert stored.may_exceed(0).all()
-    assert stored.identity["made_by"]["stage"] == "t"
+    assert isinstance(stored.identity["voxels"], int)
 
 
 def test_stored_volumes_travel(tmp_path):
