@@ -20,7 +20,8 @@ check: $(VENV)/dev.done  ## seconds: format, lint, types, floors
 	$(BIN)/lint-imports
 
 bench: $(VENV)/dev.done $(VENV)/peers.done  ## ours beside the peers, in one run
-	$(BIN)/python -m benchmarks.predict | tee benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.predict
+	$(BIN)/python -m benchmarks.memory
 
 docs: $(VENV)/dev.done  ## the code blocks of README and docs, executed
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -167,6 +167,10 @@ def plan_ingest(
         "bytes in": f"{size(volume.shape.volume * volume.dtype.itemsize)} of {volume.dtype.name} voxels",
         "estimated time": f"about {duration(seconds)}, {in_flight} blocks at once",
     }
+    repeated = math.prod(map(_repeated, job.grid.cell, volume.block, volume.shape))
+    if repeated > REPEATED:
+        told = f"{repeated:.1f} times: strips or chunks of the source are larger than a block"
+        extra["decoded"] = f"{told}; more --memory makes larger blocks"
     return replace(plan, extra=extra)
 
 

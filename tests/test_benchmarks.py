@@ -1,6 +1,6 @@
 """Benchmarks run tiny, so that they cannot rot."""
 
-from benchmarks import predict
+from benchmarks import memory, predict
 
 
 def test_the_predict_benchmark_prints_its_table(capsys):
@@ -8,3 +8,10 @@ def test_the_predict_benchmark_prints_its_table(capsys):
     printed = capsys.readouterr().out
     assert "inkzarr, Zarr to Zarr" in printed
     assert "outside" in printed
+
+
+def test_the_memory_benchmark_prints_its_table(capsys):
+    memory.main(["--quick"])
+    printed = capsys.readouterr().out
+    assert "512x64x64" in printed
+    assert printed.count("MB") == 8
