@@ -213,7 +213,7 @@ class Ledger:
         """Put all parts in one file, sorted; what was loaded or added is what it holds."""
         self.flush()
         parts = [name for name in self._part_names() if name != GATHERED]
-        if parts or not self.records:
+        if parts:
             self._put(GATHERED, _lines(self.records[box] for box in sorted(self.records)))
         for name in parts:
             sync(self.store.delete(f"{self.folder}/{name}"))

@@ -62,7 +62,7 @@ def _open(source: str, storage_options: dict[str, Any] | None) -> Source:
     from inkzarr.readers import hdf5, nrrd, tiff, zarr
 
     name, _, dataset = source.removeprefix("file://").partition(hdf5.SEPARATOR)
-    path = Path(name)
+    path = Path(name).absolute()  # workers of a cluster run elsewhere
     if "://" in source and is_remote(source):
         return zarr.open_zarr(source, storage_options)
     if path.is_dir():

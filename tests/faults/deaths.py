@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,9 @@ def start(run, folder, out, flush_every_s=0.0):
         code = 0
     except SystemExit as leaving:
         code = leaving.code or 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 
