@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from inkzarr.core.job import Job, RunOptions
     from inkzarr.core.ledger import BlockRecord
 
+    Task = Callable[[Box], list[BlockRecord]]
+
 POLL_S = 2.0
 CONNECT_S = 20.0
 
@@ -30,8 +32,8 @@ class Pool(Protocol):
     def report_to(self, progress: Progress) -> None:
         """Say where the work can be watched, and tell of it as it is done."""
 
-    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
-        """Start one block; the future's `result` is its record."""
+    def submit(self, task: Task, box: Box) -> Any:  # noqa: ANN401
+        """Start one block; the future's `result` are its records."""
 
     def wait(self, pending: set[Any]) -> set[Any]:
         """Those of `pending` that are done, perhaps none after a moment."""
@@ -56,11 +58,11 @@ class Threads:
         """Tell of the work as it is done."""
         self._progress = progress
 
-    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Future[BlockRecord]:
+    def submit(self, task: Task, box: Box) -> Future[list[BlockRecord]]:
         """Start one block."""
         return self._pool.submit(self._listen, task, box)
 
-    def _listen(self, task: Callable[[Box], BlockRecord], box: Box) -> BlockRecord:
+    def _listen(self, task: Task, box: Box) -> list[BlockRecord]:
         def listener(done: int) -> None:
             self._ticks[box] = self._ticks.get(box, 0) + done
             if self._progress is not None:
@@ -73,7 +75,7 @@ class Threads:
         """Units of work that a block told of while it ran."""
         return self._ticks.pop(box, 0)
 
-    def wait(self, pending: set[Future[BlockRecord]]) -> set[Future[BlockRecord]]:
+    def wait(self, pending: set[Future[list[BlockRecord]]]) -> set[Future[list[BlockRecord]]]:
         """Those that are done, perhaps none after a moment."""
         return wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED).done
 
@@ -106,7 +108,7 @@ class Cluster:
         """Say where the dashboard is."""
         progress.say(f"dashboard: {self._client.dashboard_link}")
 
-    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
+    def submit(self, task: Task, box: Box) -> Any:  # noqa: ANN401
         """Start one block."""
         future = self._client.submit(task, box, key=(self._run, *box.start), pure=False)
         future.add_done_callback(self._done.put)

@@ -150,6 +150,13 @@ def create_volume(store: Store, spec: VolumeSpec, name: str) -> zarr.Array[Any]:
     return create_level(group, spec)
 
 
+def create_group(store: Store, spec: VolumeSpec) -> zarr.Group:
+    """Create a group of arrays that are no levels of one image, such as labels; nothing may be there yet."""
+    zarr_format: Any = spec.zarr_format
+    attributes = {LINEAGE: spec.lineage | {"voxel_size_um": spec.voxel_size_um}}
+    return zarr.create_group(store, zarr_format=zarr_format, overwrite=False, attributes=attributes)
+
+
 def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:
     """Create one level's array in an existing group, empty, as `spec` says."""
     encoding: Any = {"name": "default", "separator": "/"}
