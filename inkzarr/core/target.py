@@ -81,7 +81,8 @@ def agreeing_ledgers(job: Job) -> list[Ledger] | None:
     _refuse_bad_place(job)
     store = open_store(job.out, storage_options=job.storage_options)
     ledgers = [Ledger(store, spec.path) for spec in job.specs]
-    if not any([ledger.load() for ledger in ledgers]):
+    loaded = [ledger.load() for ledger in ledgers]
+    if not any(loaded):
         place = "" if job.makes_group else job.spec.path
         if names(store, place) - {LEDGER_FOLDER}:
             where = "/".join(filter(None, (job.out, place)))
