@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +13,7 @@ from inkzarr.core.errors import BlocksFailedError, InputError
 from inkzarr.core.progress import Progress, listening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from inkzarr.core.geometry import Box
     from inkzarr.core.job import Job, RunOptions
@@ -40,6 +41,9 @@ class Pool(Protocol):
 
     def ticked(self, box: Box) -> int:
         """Units of work that a block told of while it ran."""
+
+    def call(self, function: Callable[[Any], Any], item: object) -> Any:  # noqa: ANN401
+        """Start something that is no block."""
 
     def close(self) -> None:
         """Start no more blocks."""
@@ -74,6 +78,10 @@ class Threads:
     def ticked(self, box: Box) -> int:
         """Units of work that a block told of while it ran."""
         return self._ticks.pop(box, 0)
+
+    def call(self, function: Callable[[Any], Any], item: object) -> Future[Any]:
+        """Start something that is no block."""
+        return self._pool.submit(function, item)
 
     def wait(self, pending: set[Future[list[BlockRecord]]]) -> set[Future[list[BlockRecord]]]:
         """Those that are done, perhaps none after a moment."""
@@ -118,6 +126,10 @@ class Cluster:
         """Units of work that a block told of while it ran."""
         return 0
 
+    def call(self, function: Callable[[Any], Any], item: object) -> Any:  # noqa: ANN401
+        """Start something that is no block."""
+        return self._client.submit(function, item, pure=False)
+
     def wait(self, pending: set[Any]) -> set[Any]:
         """Those that are done, perhaps none after a moment.
 
@@ -139,3 +151,19 @@ class Cluster:
     def close(self) -> None:
         """Start no more blocks."""
         self._client.close()
+
+
+def open_pool(options: RunOptions, job: Job) -> Pool:
+    """Threads, or a cluster where a scheduler is named."""
+    return Cluster(options, job) if options.scheduler else Threads(job.in_flight(options))
+
+
+def map_in_order(pool: Pool, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Results of `function` in the order of `items`, a few of which are in memory at once."""
+    pending: deque[Any] = deque()
+    for item in items:
+        pending.append(pool.call(function, item))
+        if len(pending) > 2 * pool.slots:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

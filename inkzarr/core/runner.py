@@ -23,7 +23,7 @@ from inkzarr.core.errors import BlocksFailedError, DiskError, InputError, StoreE
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import BlockRecord, Ledger
-from inkzarr.core.pool import Cluster, Pool, Threads
+from inkzarr.core.pool import Pool, open_pool
 from inkzarr.core.progress import Progress
 from inkzarr.core.target import agreeing_ledgers, open_target
 
@@ -96,8 +96,7 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
         Some blocks failed after every try; the others are written.
     """
     began = time.monotonic()
-    in_flight = job.in_flight(options)
-    pool = Cluster(options, job) if options.scheduler else Threads(in_flight)
+    pool = open_pool(options, job)
     try:
         targets = open_target(job, options)
         ledgers = [ledger for _, ledger in targets]

@@ -48,6 +48,12 @@ INK = ArraySchema("ink", ("uint8",), "mean of the painted values 0..255, rounded
 COUNT = ArraySchema("count", ("uint16",), "votes per voxel, saturating; 0 is unlabelled, which is not no ink")
 PREDICTION = ArraySchema("prediction", ("uint8",), "round(255 * probability of ink)")
 
+UNLABELLED = -1.0
+"""Where a label volume has no vote, in Python."""
+CERTAIN_INK = 255
+INK_THRESHOLD = 128
+"""Mean painted value from which a voxel is ink."""
+
 ARRAYS = {schema.name: schema for schema in (SCAN, INK, COUNT, PREDICTION)}
 
 

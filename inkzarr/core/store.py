@@ -175,6 +175,9 @@ def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:
         fill_value=0,
         chunk_key_encoding=encoding,
         dimension_names=DIMS if spec.zarr_format == 3 else None,
+        attributes={LINEAGE: spec.lineage | {"voxel_size_um": spec.voxel_size_um}}
+        if spec.path in ARRAYS
+        else None,
     )
 
 

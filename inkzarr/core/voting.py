@@ -29,7 +29,7 @@ MOST_VOTES = 65535
 INK = 128
 """Mean value from which a voxel is said to be ink."""
 OWNER = (1 << 14) - 1
-"""The bits of a voxel's owner that name the segment which voted last; the two above them are what all said."""
+"""Bits of a voxel's owner that name the segment which voted last; the two above are what all said."""
 SAYS_INK, SAYS_NONE = 1 << 14, 1 << 15
 FAR = 1e15
 """Beyond, a place is no whole number any more."""
@@ -40,8 +40,8 @@ Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _reach(point, normal, depth, box):  # noqa: ANN001, ANN202
+@njit(nogil=True, cache=True)
+def _reach(point, normal, depth, box):
     """First and last voxel of a footprint along one axis, as floats."""
     if box:
         a, b = point - depth * normal, point + depth * normal
@@ -51,8 +51,8 @@ def _reach(point, normal, depth, box):  # noqa: ANN001, ANN202
     return min(a, b), max(a, b)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _outside(points, normals, depth, shape):  # noqa: ANN001, ANN202
+@njit(nogil=True, cache=True)
+def _outside(points, normals, depth, shape):
     """How many voxels of a ray lie outside the volume; `points` and `normals` are of one pixel."""
     count = 0
     last = (math.nan, math.nan, math.nan)
@@ -68,8 +68,8 @@ def _outside(points, normals, depth, shape):  # noqa: ANN001, ANN202
     return count
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def mark_cells(points, normals, used, rule, shape, cell, tile, found):  # noqa: ANN001, ANN202, C901, PLR0912, PLR0913, PLR0915
+@njit(nogil=True, cache=True)
+def mark_cells(points, normals, used, rule, shape, cell, tile, found):
     """Which cells of the volume the pixels of each tile vote into.
 
     Parameters
@@ -106,7 +106,9 @@ def mark_cells(points, normals, used, rule, shape, cell, tile, found):  # noqa: 
                     continue
                 everything, kept, inside = 1.0, 1.0, True
                 for axis in range(3):
-                    low[axis], high[axis] = _reach(points[row, col, axis], normals[row, col, axis], depth, box)
+                    low[axis], high[axis] = _reach(
+                        points[row, col, axis], normals[row, col, axis], depth, box
+                    )
                     a, b = max(low[axis], 0.0), min(high[axis], shape[axis] - 1.0)
                     inside &= low[axis] == a and high[axis] == b
                     everything *= high[axis] - low[axis] + 1
@@ -138,8 +140,8 @@ def mark_cells(points, normals, used, rule, shape, cell, tile, found):  # noqa: 
     return pairs, dropped, lost
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _places(p, n, times, start, shape, place):  # noqa: ANN001, ANN202, PLR0913
+@njit(nogil=True, cache=True)
+def _places(p, n, times, start, shape, place):
     """The voxels of a ray that lie in a box, each once: their numbers in C order, and how many."""
     sz, sy, sx = np.int32(start[0]), np.int32(start[1]), np.int32(start[2])
     nz, ny, nx = np.int32(shape[0]), np.int32(shape[1]), np.int32(shape[2])
@@ -180,8 +182,8 @@ def _places(p, n, times, start, shape, place):  # noqa: ANN001, ANN202, PLR0913
     return found
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _box_places(p, n, depth, start, shape, place):  # noqa: ANN001, ANN202, PLR0913
+@njit(nogil=True, cache=True)
+def _box_places(p, n, depth, start, shape, place):
     """The voxels of a box footprint that lie in a box: their numbers in C order, and how many."""
     az, bz = _reach(p[0], n[0], depth, True)
     ay, by = _reach(p[1], n[1], depth, True)
@@ -200,8 +202,8 @@ def _box_places(p, n, depth, start, shape, place):  # noqa: ANN001, ANN202, PLR0
     return found
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _settle(votes, total, owner, at):  # noqa: ANN001, ANN202
+@njit(nogil=True, cache=True)
+def _settle(votes, total, owner, at):
     """Add the votes of the segment that voted last for a voxel to those of all, and note what it said."""
     mine = votes[at]
     if mine:
@@ -212,8 +214,8 @@ def _settle(votes, total, owner, at):  # noqa: ANN001, ANN202
         votes[at] = 0
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def vote(points, normals, values, used, rule, start, shape, ballot):  # noqa: ANN001, ANN202, C901, PLR0913
+@njit(nogil=True, cache=True)
+def vote(points, normals, values, used, rule, start, shape, ballot):
     """Add the votes of a tile's pixels to the voxels of one box.
 
     Parameters
@@ -260,8 +262,8 @@ def vote(points, normals, values, used, rule, start, shape, ballot):  # noqa: AN
                         votes[at] += gain
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def settle(votes, total, owner):  # noqa: ANN001, ANN202
+@njit(nogil=True, cache=True)
+def settle(votes, total, owner):
     """Add the votes that are left to those of all; the number of voxels where segments disagree."""
     conflicts = 0
     for at in range(len(votes)):
@@ -270,8 +272,8 @@ def settle(votes, total, owner):  # noqa: ANN001, ANN202
     return conflicts
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def finish(votes, ink, count):  # noqa: ANN001, ANN202
+@njit(nogil=True, cache=True)
+def finish(votes, ink, count):
     """The stored arrays of a box, from its votes.
 
     Parameters
@@ -302,8 +304,8 @@ def finish(votes, ink, count):  # noqa: ANN001, ANN202
     return labelled, painted, cast
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def split_points(stored, tolerance, points, normals, valid):  # noqa: ANN001, ANN202
+@njit(nogil=True, cache=True)
+def split_points(stored, tolerance, points, normals, valid):
     """Points and normals, z y x, of stored x, y, z, nx, ny, nz; valid where finite and not six zeros.
 
     Parameters
