@@ -5,8 +5,8 @@
     surface + label ──scan──> buckets: tiles of pixels by 3D cell ──one task a block──> ink, count
 
 Every painted pixel votes for the voxels of its footprint along the surface's normal; a voxel's ink is
-the mean of its votes. All votes for a block are counted by one task, so that there is nothing to lock, nothing to add
-to what is stored, and nothing that depends on an order.
+the mean of its votes. All votes for a block are counted by one task, so that there is nothing to lock,
+nothing to add to what is stored, and nothing that depends on an order.
 """
 
 from __future__ import annotations
@@ -425,7 +425,8 @@ def _refuse_nothing(pixels: list[PixelCount], segments: list[Segment]) -> None:
     total = PixelCount(*(sum(getattr(p, f.name) for p in pixels) for f in dataclasses.fields(PixelCount)))
     msg = (
         f"no pixel of {len(segments)} segments votes "
-        f"({total.blank} blank, {total.unsupervised} unsupervised, {total.invalid} without a place, {total.outside} outside the volume): "
+        f"({total.blank} blank, {total.unsupervised} unsupervised, "
+        f"{total.invalid} without a place, {total.outside} outside the volume): "
         "check the labels, the masks and the volume's shape, or use --skip-blank 0"
     )
     raise InputError(msg)

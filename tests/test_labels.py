@@ -465,7 +465,7 @@ def test_bad_inputs_are_told_and_nothing_is_written(tmp_path):
     refused(tmp_path, "54 without a place")
     (tmp_path / "paths/10/10_mask.png").unlink()
     refused(tmp_path, "54 outside", shape=Zyx(1, 16, 16), depth=2)
-    label.write_bytes(label.read_bytes()[:-20])
+    label.write_bytes(label.read_bytes()[:-30])
     refused(tmp_path, "cannot be read as PNG")
     label.write_bytes(b"GIF89a" * 20)
     refused(tmp_path, "is no PNG")

@@ -54,6 +54,15 @@ CERTAIN_INK = 255
 INK_THRESHOLD = 128
 """Mean painted value from which a voxel is ink."""
 
+PATCH_COLUMNS = {
+    "z": "first voxel of the window",
+    "y": "first voxel of the window",
+    "x": "first voxel of the window",
+    "labelled": "voxels of the window with a vote",
+    "ink": "voxels of the window whose mean painted value is 128 or more",
+}
+"""The table of patches, one row a window; all columns are int64."""
+
 ARRAYS = {schema.name: schema for schema in (SCAN, INK, COUNT, PREDICTION)}
 
 

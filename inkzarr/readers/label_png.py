@@ -69,7 +69,7 @@ class LabelPng:
             return
         msg = (
             f"label {self.path} is {self.shape[0]} x {self.shape[1]} pixels but its surface is "
-            f"{surface[0]} x {surface[1]}: a label may be larger by less than {PADDING} on each side, not smaller"
+            f"{surface[0]} x {surface[1]}: it may be larger by less than {PADDING} on each side, not smaller"
         )
         raise InputError(msg)
 
