@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from inkzarr.core.buckets import TILE, Buckets, PixelCount, Rule, Strip, Tile, scan_strip
+from inkzarr.core.buckets import Buckets, PixelCount, Rule, scan_strip
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
-from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
+from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import DONE
 from inkzarr.core.pool import map_in_order, open_pool
 from inkzarr.core.progress import Progress, duration, size
@@ -31,26 +31,20 @@ from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import COUNT, DEFAULT_VOXEL_SIZE_UM, INK, VERSION, VolumeSpec
 from inkzarr.core.store import open_stored
 from inkzarr.core.target import agreeing_ledgers
-from inkzarr.core.votes import count_votes
-from inkzarr.core.voting import finish
-from inkzarr.readers.painted import Painted, paint
+from inkzarr.core.votes import TALLY, LabelBlocks
 from inkzarr.readers.segments import Segment, find_segments, flat_segment
+from inkzarr.readers.strips import look, painted_strips
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from os import PathLike
 
 STAGE = "labels"
 Footprint = Literal["ray", "box"]
 
-TALLY = ("labelled", "ink", "conflicts", "votes")
-"""What each block counts; see `LabelReport`."""
 
 BYTES_A_VOXEL = 20 + 3 + 6
 """Of a block in flight: votes of several segments, the two arrays, and their chunks while compressed."""
 BYTES_OF_POINTS = 160 << 19
-SAMPLES = 50_000
-"""Pixels that a plan looks at."""
 SECONDS_A_PIXEL, SECONDS_A_CELL = 4e-7, 0.06
 """On one core, for the time that a plan tells."""
 
@@ -131,6 +125,8 @@ class LabelReport:
         Voxels with a vote; those of them that are ink; those where one segment says ink, another none.
     votes : int
         Of all pixels for all voxels.
+    picture : str
+        PNG of the densest slices, over the scan; empty where none was drawn.
     """
 
     run: Report
@@ -139,6 +135,7 @@ class LabelReport:
     ink: int
     conflicts: int
     votes: int
+    picture: str = ""
 
     @property
     def pixels(self) -> dict[str, int]:
@@ -160,7 +157,7 @@ class LabelReport:
             f"{pixels['dropped_voxels']} dropped outside the volume",
             f"conflicts  {self.conflicts} voxels where segments disagree",
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([f"picture    {self.picture}"] if self.picture else [])])
 
 
 def labels(
@@ -221,7 +218,9 @@ def labels(
         pixels = _fill(buckets, segments, job, settings, options)
         told = _provenance(segments, job, pixels)
         job = dataclasses.replace(_with_lineage(job, settings, told), holds=buckets.holds)
-        return _report(write_blocks(job, LabelBlocks(buckets), options), told)
+        run = write_blocks(job, LabelBlocks(buckets), options)
+    picture = draw_beside(job.out, _scan_url(str(paths), settings), storage_options=storage_options)
+    return _report(run, told, picture)
 
 
 def plan_labels(
@@ -241,7 +240,7 @@ def plan_labels(
         As `labels` would, but for damage amid the surfaces.
     """
     segments, job, rule = _prepare(str(paths), str(ink), str(out), settings, storage_options)
-    touched, pixels, seen = _look(segments, rule, settings)
+    touched, pixels, seen = look(segments, rule, settings.skip_blank)
     job = dataclasses.replace(job, holds=lambda box: bool(touched[rule.grid.cells(box).slices].any()))
     plan = plan_blocks(job, options)
     cells = int(np.count_nonzero(touched))
@@ -257,57 +256,6 @@ def plan_labels(
     return dataclasses.replace(plan, extra=extra)
 
 
-@dataclass(frozen=True)
-class LabelBlocks:
-    """The block function's source: knows the tiles of every block, and gives a task those of its own.
-
-    Parameters
-    ----------
-    buckets : Buckets or None
-        Sorted; None where no block is left to do.
-    """
-
-    buckets: Buckets | None
-
-    def narrowed(self, box: Box) -> VotedBlock:
-        """The function for one block alone, with the values of its tiles in it."""
-        if self.buckets is None:
-            msg = f"block {box} was not scanned"
-            raise RuntimeError(msg)
-        return VotedBlock(tuple(self.buckets.tiles(box)), self.buckets.rule)
-
-    def __call__(self, box: Box) -> Computed:
-        """Compute one block."""
-        return self.narrowed(box)(box)
-
-
-@dataclass(frozen=True)
-class VotedBlock:
-    """Counts the votes for one block.
-
-    Parameters
-    ----------
-    tiles : tuple of Tile
-        All that vote into the block.
-    rule : Rule
-        How pixels become votes.
-    """
-
-    tiles: tuple[Tile, ...]
-    rule: Rule
-
-    def __call__(self, box: Box) -> Computed:
-        """``ink`` (uint8) and ``count`` (uint16) of `box`."""
-        ink, count = np.zeros(box.shape, np.uint8), np.zeros(box.shape, np.uint16)
-        tally = dict.fromkeys(TALLY, 0)
-        for cell, votes, conflicts in count_votes(list(self.tiles), box, self.rule):
-            place = cell.within(box)
-            labelled, painted, cast = finish(votes, ink[place], count[place])
-            for name, n in zip(tally, (labelled, painted, conflicts, cast), strict=True):
-                tally[name] += int(n)
-        return Computed((ink, count), tally)
-
-
 def _nothing(_box: Box) -> bool:
     return False
 
@@ -320,7 +268,7 @@ def _prepare(
     storage_options: dict[str, Any] | None,
 ) -> tuple[list[Segment], Job, Rule]:
     """Find the segments and check their files, and say what is written from them."""
-    like = settings.like or (paths if settings.flat is not None and settings.shape is None else None)
+    like = _scan_url(paths, settings)
     size_um = DEFAULT_VOXEL_SIZE_UM
     if like is not None:
         scan = open_stored(like, storage_options=storage_options)
@@ -354,6 +302,12 @@ def _prepare(
     return segments, dataclasses.replace(job, block_bytes=cell * BYTES_A_VOXEL + BYTES_OF_POINTS), rule
 
 
+def _scan_url(paths: str, settings: LabelSettings) -> str | None:
+    """The scan that the labels belong to, where it is known."""
+    flat = paths if settings.flat is not None and settings.shape is None else None
+    return settings.like or flat
+
+
 def _fingerprint(segments: list[Segment], settings: LabelSettings) -> dict[str, Any]:
     """All that changes a voxel: the files by their checksums, and the rules."""
     return {"segments": {s.id: s.hashes() for s in segments}, "settings": _rules(settings)}
@@ -378,7 +332,7 @@ def _fill(
     pool = open_pool(options, job)
     try:
         with Progress(f"{STAGE}, points", total, unit="pixel", json_lines=options.json_logs) as progress:
-            strips = _strips(segments, settings, pixels, progress)
+            strips = painted_strips(segments, settings.skip_blank, pixels, progress)
             for scan in map_in_order(pool, partial(scan_strip, rule=buckets.rule), strips):
                 buckets.add(scan)
                 pixels[scan.segment].add(scan)
@@ -387,36 +341,6 @@ def _fill(
     _refuse_nothing(pixels, segments)
     buckets.sort()
     return pixels
-
-
-def _strips(
-    segments: list[Segment], settings: LabelSettings, pixels: list[PixelCount], progress: Progress
-) -> Iterator[Strip]:
-    """The painted parts of all segments, one label in memory at a time."""
-    for number, segment in enumerate(segments):
-        painted = paint(segment, settings.skip_blank)
-        pixels[number].blank, pixels[number].unsupervised = painted.blank, painted.unsupervised
-        for row, col, values, used in painted.strips(TILE):
-            yield Strip(number, segment.surface, row, col, values, used)
-        progress.advance(segment.shape[0] * segment.shape[1])
-
-
-def _look(segments: list[Segment], rule: Rule, settings: LabelSettings) -> tuple[np.ndarray, int, int]:
-    """Cells that are touched as far as a pixel of each tile tells, painted pixels, and pixels looked at."""
-    touched = np.zeros(rule.grid.counts, np.bool_)
-    painted_pixels = seen = 0
-    each = max(1, SAMPLES // len(segments))
-    for segment in segments:
-        painted: Painted = paint(segment, settings.skip_blank)
-        painted_pixels += painted.count
-        places = list(painted.samples(TILE))
-        for row, col in places[:: max(1, len(places) // each)]:
-            points, _, valid = segment.surface.tile(slice(row, row + 1), slice(col, col + 1))
-            at = np.floor(points[0, 0] + 0.5)
-            seen += 1
-            if valid[0, 0] and (at >= 0).all() and (at < rule.grid.shape).all():
-                touched[tuple((at // rule.grid.cell).astype(int))] = True
-    return touched, painted_pixels, seen
 
 
 def _refuse_nothing(pixels: list[PixelCount], segments: list[Segment]) -> None:
@@ -451,5 +375,6 @@ def _rules(settings: LabelSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in ("depth", "footprint", "skip_blank", "flat")}
 
 
-def _report(run: Report, told: dict[str, Any]) -> LabelReport:
-    return LabelReport(run, told, *(run.tally.get(name, 0) for name in TALLY))
+def _report(run: Report, told: dict[str, Any], picture: str = "") -> LabelReport:
+    labelled, ink, conflicts, votes = (run.tally.get(name, 0) for name in TALLY)
+    return LabelReport(run, told, labelled, ink, conflicts, votes, picture)

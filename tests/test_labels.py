@@ -4,12 +4,10 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -318,7 +316,7 @@ def test_only_touched_chunks_exist(tmp_path):
 def test_a_finished_run_is_not_done_again(two, monkeypatch):
     folder, _ = two
     first = run(folder, "again.zarr")
-    monkeypatch.setattr("inkzarr.labels.scan_strip", None)
+    monkeypatch.setattr(sys.modules["inkzarr.labels"], "scan_strip", None)
     second = run(folder, "again.zarr", RunOptions())
     assert dataclasses.replace(second.run, seconds=0) == dataclasses.replace(
         first.run, seconds=0, blocks=second.run.blocks
@@ -329,7 +327,7 @@ def test_a_finished_run_is_not_done_again(two, monkeypatch):
 def test_failed_blocks_are_taken_up(two, monkeypatch):
     folder, _ = two
     whole = run(folder, "whole.zarr", block=128)
-    count_votes = sys.modules["inkzarr.labels"].count_votes
+    count_votes = sys.modules["inkzarr.core.votes"].count_votes
 
     def failing(tiles, box, rule):
         if box.start == (128, 0, 0):
@@ -337,7 +335,7 @@ def test_failed_blocks_are_taken_up(two, monkeypatch):
             raise OSError(msg)
         return count_votes(tiles, box, rule)
 
-    monkeypatch.setattr("inkzarr.labels.count_votes", failing)
+    monkeypatch.setattr(sys.modules["inkzarr.core.votes"], "count_votes", failing)
     with pytest.raises(BlocksFailedError, match="disk full"):
         run(folder, "broken.zarr", RunOptions(), block=128)
     monkeypatch.undo()

@@ -10,16 +10,71 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inkzarr.core.buckets import TILE, Rule, Tile
+from inkzarr.core.buckets import TILE, Buckets, Rule, Tile
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.voting import settle, vote
+from inkzarr.core.job import Computed
+from inkzarr.core.voting import finish, settle, vote
 
 BATCH = 1 << 19
 """Pixels whose points a block holds at once."""
 
+TALLY = ("labelled", "ink", "conflicts", "votes")
+"""What each block counts; voxels with a vote, those that are ink, those where segments disagree, votes."""
+
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelBlocks:
+    """The block function's source: knows the tiles of every block, and gives a task those of its own.
+
+    Parameters
+    ----------
+    buckets : Buckets or None
+        Sorted; None where no block is left to do.
+    """
+
+    buckets: Buckets | None
+
+    def narrowed(self, box: Box) -> VotedBlock:
+        """The function for one block alone, with the values of its tiles in it."""
+        if self.buckets is None:
+            msg = f"block {box} was not scanned"
+            raise RuntimeError(msg)
+        return VotedBlock(tuple(self.buckets.tiles(box)), self.buckets.rule)
+
+    def __call__(self, box: Box) -> Computed:
+        """Compute one block."""
+        return self.narrowed(box)(box)
+
+
+@dataclass(frozen=True)
+class VotedBlock:
+    """Counts the votes for one block.
+
+    Parameters
+    ----------
+    tiles : tuple of Tile
+        All that vote into the block.
+    rule : Rule
+        How pixels become votes.
+    """
+
+    tiles: tuple[Tile, ...]
+    rule: Rule
+
+    def __call__(self, box: Box) -> Computed:
+        """``ink`` (uint8) and ``count`` (uint16) of `box`."""
+        ink, count = np.zeros(box.shape, np.uint8), np.zeros(box.shape, np.uint16)
+        tally = dict.fromkeys(TALLY, 0)
+        for cell, votes, conflicts in count_votes(list(self.tiles), box, self.rule):
+            place = cell.within(box)
+            labelled, painted, cast = finish(votes, ink[place], count[place])
+            for name, n in zip(tally, (labelled, painted, conflicts, cast), strict=True):
+                tally[name] += int(n)
+        return Computed((ink, count), tally)
 
 
 @dataclass
