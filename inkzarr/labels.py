@@ -24,6 +24,7 @@ from inkzarr.core.buckets import Buckets, PixelCount, Rule, scan_strip
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.job import Job, Plan, Report, RunOptions
+from inkzarr.core.label_picture import draw_beside
 from inkzarr.core.ledger import DONE
 from inkzarr.core.pool import map_in_order, open_pool
 from inkzarr.core.progress import Progress, duration, size

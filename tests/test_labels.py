@@ -72,6 +72,12 @@ def curved(rng, rows, cols, shape=SHAPE, *, middle=None):
     return points, normals, valid
 
 
+def along(points, axis=0):
+    normals = np.zeros_like(points)
+    normals[..., axis] = 1
+    return normals
+
+
 def segment(folder, name, points, normals, valid, values):
     home = folder / "paths" / name
     home.mkdir(parents=True)
@@ -171,7 +177,7 @@ def test_any_surface(tmp_path_factory, seed, rows, cols, depth, footprint, block
 
 def test_extreme_places_are_outside(tmp_path):
     points = np.array([[[1e300, 5, 5], [-1e300, 5, 5], [5, 2.0**40, 5], [5, 5, -1e18], [5, 5, 5]]])
-    normals = np.zeros_like(points) + [0, 0, 1.0]
+    normals = along(points, 2)
     part = segment(tmp_path, "10", points, normals, None, np.full((1, 5), 200, np.uint8))
     for footprint in ("ray", "box"):
         report = run(tmp_path, footprint=footprint, shape=Zyx(16, 16, 16))
@@ -182,8 +188,8 @@ def test_extreme_places_are_outside(tmp_path):
 
 
 def test_count_saturates(tmp_path):
-    points = np.zeros((300, 300, 3)) + [3, 4, 5]
-    normals = np.zeros_like(points) + [1.0, 0, 0]
+    points = np.broadcast_to([3.0, 4, 5], (300, 300, 3))
+    normals = along(points)
     values = np.full((300, 300), 255, np.uint8)
     values[:, ::2] = 0
     segment(tmp_path, "10", points, normals, None, values)
@@ -210,7 +216,7 @@ def test_votes_never_wrap(who):
 
 def test_rounding_is_half_up(tmp_path):
     points = np.zeros((1, 2, 3)) + 2
-    part = segment(tmp_path, "10", points, np.zeros_like(points) + [1.0, 0, 0], None, np.uint8([[0, 255]]))
+    part = segment(tmp_path, "10", points, along(points), None, np.uint8([[0, 255]]))
     run(tmp_path, depth=0, shape=Zyx(4, 4, 4))
     assert arrays(tmp_path / "out.zarr")[0][2, 2, 2] == 128 == brute([part], (4, 4, 4), depth=0)[0].max()
 
@@ -218,7 +224,7 @@ def test_rounding_is_half_up(tmp_path):
 def test_blank_blocks_and_masks_do_not_vote(tmp_path):
     rng = np.random.default_rng(1)
     points = np.stack(np.broadcast_arrays(8.0, *np.mgrid[:70, :100]), -1).astype(float)
-    normals = np.zeros_like(points) + [1.0, 0, 0]
+    normals = along(points)
     values = np.zeros((70, 100), np.uint8)
     values[5, 5], values[40, 70], values[69, 99] = 255, 1, 9
     _, _, _, valid = segment(tmp_path, "10", points, normals, None, values)
@@ -303,7 +309,7 @@ def test_order_of_segments_changes_nothing(two, tmp_path):
 
 def test_only_touched_chunks_exist(tmp_path):
     points = np.stack(np.broadcast_arrays(200.0, *np.mgrid[10:30, 300:340]), -1).astype(float)
-    normals = np.zeros_like(points) + [1.0, 0, 0]
+    normals = along(points)
     segment(tmp_path, "10", points, normals, None, np.full((20, 40), 255, np.uint8))
     report = run(tmp_path, shape=Zyx(14376, 7888, 8096))
     assert report.run.blocks == 1
@@ -421,7 +427,7 @@ def test_flat_labels(tmp_path):
 
 def small(folder, name="10", rows=6, cols=9):
     points = np.stack(np.broadcast_arrays(5.0, *np.mgrid[:rows, :cols]), -1).astype(float)
-    normals = np.zeros_like(points) + [1.0, 0, 0]
+    normals = along(points)
     return segment(folder, name, points, normals, None, np.full((rows, cols), 255, np.uint8))
 
 
@@ -493,7 +499,7 @@ def test_another_setting_is_refused(two):
     before = contents(folder / "fingerprint.zarr")
     with pytest.raises(InputError, match=r"settings\.depth was 4, is 3"):
         run(folder, "fingerprint.zarr", RunOptions(), depth=3)
-    with pytest.raises(InputError, match="exclude|segments"):
+    with pytest.raises(InputError, match=r"segments\.20"):
         run(folder, "fingerprint.zarr", RunOptions(), only=("10",))
     assert contents(folder / "fingerprint.zarr") == before
 

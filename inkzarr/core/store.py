@@ -147,8 +147,8 @@ def create_volume(store: Store, spec: VolumeSpec, name: str) -> zarr.Array[Any]:
 def create_group(store: Store, spec: VolumeSpec, image: dict[str, Any] | None = None) -> zarr.Group:
     """Create the group alone, with the metadata of an `image` where its arrays are levels of one."""
     attributes = {**(image or {}), LINEAGE: spec.lineage | {"voxel_size_um": spec.voxel_size_um}}
-    zarr_format: Any = spec.zarr_format
-    return zarr.create_group(store, zarr_format=zarr_format, overwrite=False, attributes=attributes)
+    v: Any = spec.zarr_format
+    return zarr.create_group(store, zarr_format=v, overwrite=False, attributes=attributes)
 
 
 def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:

@@ -203,6 +203,26 @@ def _box_places(p, n, depth, start, shape, place):
 
 
 @njit(nogil=True, cache=True)
+def _add_box(votes, p, n, depth, start, shape, gain):
+    """Add a pixel's votes to the voxels of its box footprint, where one segment votes alone."""
+    az, bz = _reach(p[0], n[0], depth, True)
+    ay, by = _reach(p[1], n[1], depth, True)
+    ax, bx = _reach(p[2], n[2], depth, True)
+    az, bz = max(az - start[0], 0.0), min(bz - start[0], shape[0] - 1.0)
+    ay, by = max(ay - start[1], 0.0), min(by - start[1], shape[1] - 1.0)
+    ax, bx = max(ax - start[2], 0.0), min(bx - start[2], shape[2] - 1.0)
+    if az > bz or ay > by or ax > bx:
+        return
+    first, width = np.int64(ax), np.int64(bx) - np.int64(ax) + 1
+    for i in range(np.int64(az), np.int64(bz) + 1):
+        for j in range(np.int64(ay), np.int64(by) + 1):
+            base = (i * shape[1] + j) * shape[2] + first
+            run = votes[base : base + width]
+            for at in range(len(run)):  # without a branch, so that it is done several voxels at once
+                run[at] += gain if run[at] < FULL else 0
+
+
+@njit(nogil=True, cache=True)
 def _settle(votes, total, owner, at):
     """Add the votes of the segment that voted last for a voxel to those of all, and note what it said."""
     mine = votes[at]
@@ -244,6 +264,9 @@ def vote(points, normals, values, used, rule, start, shape, ballot):
                 continue
             p = (points[row, col, 0], points[row, col, 1], points[row, col, 2])
             n = (normals[row, col, 0], normals[row, col, 1], normals[row, col, 2])
+            if box and not who:
+                _add_box(votes, p, n, depth, start, shape, ONE + np.int64(values[row, col]))
+                continue
             if box:
                 found = _box_places(p, n, depth, start, shape, place)
             else:
