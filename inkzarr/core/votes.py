@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from inkzarr.core.voting import finish, settle, vote
 
 BATCH = 1 << 19
 """Pixels whose points a block holds at once."""
+SPARES = 24
+"""Arrays that a thread keeps: those of a block of 2 x 2 x 2 cells."""
 
 TALLY = ("labelled", "ink", "conflicts", "votes")
 """What each block counts; voxels with a vote, those that are ink, those where segments disagree, votes."""
@@ -94,8 +97,8 @@ class Ballot:
 
     def __post_init__(self) -> None:
         size, others = self.box.shape.volume, self.box.shape.volume if self.shared else 0
-        self._votes, self._total = np.zeros(size, np.int64), np.zeros(others, np.int64)
-        self._owner = np.zeros(others, np.int32)
+        self._votes, self._total = _spare.take(size, np.int64), _spare.take(others, np.int64)
+        self._owner = _spare.take(others, np.int32)
 
     def cast(self, tile: PointTile, who: int, rule: Rule) -> None:
         """Count the votes of a tile; those of one segment come together."""
@@ -104,11 +107,36 @@ class Ballot:
         vote(tile.points, tile.normals, tile.values, tile.used, rule.footprint, start, shape, ballot)
 
     def close(self) -> tuple[Ints, int]:
-        """The votes of all segments, z y x, and how many voxels they disagree about."""
+        """The votes of all segments, z y x, to be cleared; and how many voxels they disagree about."""
         if not self.shared:
             return self._votes.reshape(self.box.shape), 0
         conflicts = settle(self._votes, self._total, self._owner)
         return self._total.reshape(self.box.shape), int(conflicts)
+
+    def give_back(self) -> None:
+        """Let another cell have the arrays, once the votes are cleared."""
+        _spare.give(self._votes, self._total, self._owner)
+
+
+class _Spare(threading.local):
+    """Arrays of zeros that were used and cleared: making new ones costs as much as counting."""
+
+    def __init__(self) -> None:
+        self._held: list[NDArray[Any]] = []
+
+    def take(self, size: int, dtype: type) -> NDArray[Any]:
+        """An array of zeros, in C order."""
+        for at, array in enumerate(self._held):
+            if len(array) == size and array.dtype == dtype:
+                return self._held.pop(at)
+        return np.zeros(size, dtype)
+
+    def give(self, *arrays: NDArray[Any]) -> None:
+        """Take back arrays that are zeros again."""
+        self._held = [*self._held, *(array for array in arrays if len(array))][-SPARES:]
+
+
+_spare = _Spare()
 
 
 class PointTile(NamedTuple):
@@ -129,7 +157,10 @@ class PointTile(NamedTuple):
 
 
 def count_votes(tiles: list[Tile], box: Box, rule: Rule) -> Iterator[tuple[Box, Ints, int]]:
-    """The votes for the cells of a box: each cell's box, its votes, z y x, and its conflicts."""
+    """The votes for the cells of a box: each cell's box, its votes, z y x, and its conflicts.
+
+    The votes must be cleared before the next cell is asked for, as `finish` does.
+    """
     voters: dict[int, set[int]] = {}
     for tile in tiles:
         for cell in tile.cells:
@@ -146,6 +177,7 @@ def count_votes(tiles: list[Tile], box: Box, rule: Rule) -> Iterator[tuple[Box, 
     for ballot in ballots.values():
         votes, conflicts = ballot.close()
         yield ballot.box, votes, conflicts
+        ballot.give_back()
 
 
 def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:

@@ -183,28 +183,19 @@ def _places(p, n, times, start, shape, place):
 
 
 @njit(nogil=True, cache=True)
-def _box_places(p, n, depth, start, shape, place):
-    """The voxels of a box footprint that lie in a box: their numbers in C order, and how many."""
-    az, bz = _reach(p[0], n[0], depth, True)
-    ay, by = _reach(p[1], n[1], depth, True)
-    ax, bx = _reach(p[2], n[2], depth, True)
-    az, bz = max(az - start[0], 0.0), min(bz - start[0], shape[0] - 1.0)
-    ay, by = max(ay - start[1], 0.0), min(by - start[1], shape[1] - 1.0)
-    ax, bx = max(ax - start[2], 0.0), min(bx - start[2], shape[2] - 1.0)
-    if az > bz or ay > by or ax > bx:
-        return 0
-    found = 0
-    for i in range(np.int32(az), np.int32(bz) + 1):
-        for j in range(np.int32(ay), np.int32(by) + 1):
-            for k in range(np.int32(ax), np.int32(bx) + 1):
-                place[found] = (i * shape[1] + j) * shape[2] + k
-                found += 1
-    return found
+def _settle(votes, total, owner, at):
+    """Add the votes of the segment that voted last for a voxel to those of all, and note what it said."""
+    mine = votes[at]
+    number = mine >> COUNT_SHIFT
+    owner[at] |= SAYS_INK if 2 * (mine & SUM) + number >= 2 * INK * number else SAYS_NONE
+    if total[at] + (number << COUNT_SHIFT) <= FULL:
+        total[at] += mine
+    votes[at] = 0
 
 
 @njit(nogil=True, cache=True)
-def _add_box(votes, p, n, depth, start, shape, gain):
-    """Add a pixel's votes to the voxels of its box footprint, where one segment votes alone."""
+def _add_box(votes, total, owner, who, p, n, depth, start, shape, gain):
+    """Add a pixel's votes to the voxels of its box footprint that lie in a box."""
     az, bz = _reach(p[0], n[0], depth, True)
     ay, by = _reach(p[1], n[1], depth, True)
     ax, bx = _reach(p[2], n[2], depth, True)
@@ -217,21 +208,15 @@ def _add_box(votes, p, n, depth, start, shape, gain):
     for i in range(np.int64(az), np.int64(bz) + 1):
         for j in range(np.int64(ay), np.int64(by) + 1):
             base = (i * shape[1] + j) * shape[2] + first
+            if who:
+                for at in range(base, base + width):
+                    if (owner[at] & OWNER) != who:
+                        if votes[at]:
+                            _settle(votes, total, owner, at)
+                        owner[at] = (owner[at] & ~OWNER) | who
             run = votes[base : base + width]
             for at in range(len(run)):  # without a branch, so that it is done several voxels at once
                 run[at] += gain if run[at] < FULL else 0
-
-
-@njit(nogil=True, cache=True)
-def _settle(votes, total, owner, at):
-    """Add the votes of the segment that voted last for a voxel to those of all, and note what it said."""
-    mine = votes[at]
-    if mine:
-        number = mine >> COUNT_SHIFT
-        owner[at] |= SAYS_INK if 2 * (mine & SUM) + number >= 2 * INK * number else SAYS_NONE
-        if total[at] + (number << COUNT_SHIFT) <= FULL:
-            total[at] += mine
-        votes[at] = 0
 
 
 @njit(nogil=True, cache=True)
@@ -256,26 +241,23 @@ def vote(points, normals, values, used, rule, start, shape, ballot):
     depth, box = rule
     votes, total, owner, who = ballot
     times = np.arange(int(4 * depth) + 1) * 0.5 - depth
-    side = int(2 * depth) + 2
-    place = np.empty(side**3 if box else len(times), np.int32)
+    place = np.empty(len(times), np.int32)
     for row in range(used.shape[0]):
         for col in range(used.shape[1]):
             if not used[row, col]:
                 continue
             p = (points[row, col, 0], points[row, col, 1], points[row, col, 2])
             n = (normals[row, col, 0], normals[row, col, 1], normals[row, col, 2])
-            if box and not who:
-                _add_box(votes, p, n, depth, start, shape, ONE + np.int64(values[row, col]))
-                continue
-            if box:
-                found = _box_places(p, n, depth, start, shape, place)
-            else:
-                found = _places(p, n, times, start, shape, place)
             gain = ONE + np.int64(values[row, col])
+            if box:
+                _add_box(votes, total, owner, who, p, n, depth, start, shape, gain)
+                continue
+            found = _places(p, n, times, start, shape, place)
             if who:
                 for at in place[:found]:
                     if (owner[at] & OWNER) != who:
-                        _settle(votes, total, owner, at)
+                        if votes[at]:
+                            _settle(votes, total, owner, at)
                         owner[at] = (owner[at] & ~OWNER) | who
                     if votes[at] < FULL:
                         votes[at] += gain
@@ -287,17 +269,19 @@ def vote(points, normals, values, used, rule, start, shape, ballot):
 
 @njit(nogil=True, cache=True)
 def settle(votes, total, owner):
-    """Add the votes that are left to those of all; the number of voxels where segments disagree."""
+    """Add the votes that are left to those of all, and clear them; voxels where segments disagree."""
     conflicts = 0
     for at in range(len(votes)):
-        _settle(votes, total, owner, at)
-        conflicts += (owner[at] & (SAYS_INK | SAYS_NONE)) == SAYS_INK | SAYS_NONE
+        if votes[at]:
+            _settle(votes, total, owner, at)
+        conflicts += owner[at] >= SAYS_INK | SAYS_NONE
+        owner[at] = 0
     return conflicts
 
 
 @njit(nogil=True, cache=True)
 def finish(votes, ink, count):
-    """The stored arrays of a box, from its votes.
+    """The stored arrays of a box, from its votes, which are cleared.
 
     Parameters
     ----------
@@ -324,6 +308,7 @@ def finish(votes, ink, count):
                     labelled += 1
                     painted += mean >= INK
                     cast += number
+                    votes[i, j, k] = 0
     return labelled, painted, cast
 
 
