@@ -24,6 +24,7 @@ from inkzarr.core.labelled import open_labels
 from inkzarr.core.surface import open_surface, write_ppm, write_tifxyz
 from inkzarr.core.voting import FULL, ONE, finish, vote
 from inkzarr.labels import LabelSettings, labels, plan_labels
+from inkzarr.testing.segments import write_png
 from inkzarr.testing.synthetic import SyntheticScroll
 from inkzarr.verify import verify
 
@@ -403,6 +404,77 @@ def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(two):
         run(folder, "killed.zarr", options, block=128)
         timer.wait()
         assert contents(folder / "killed.zarr") == contents(folder / "local.zarr")
+
+
+# label PNGs
+
+
+def test_every_kind_of_png_is_told_by_its_rule(tmp_path):
+    from inkzarr.readers.label_png import open_label
+
+    grey = np.random.default_rng(0).integers(0, 256, (20, 31), "uint8")
+    deep = grey.astype(np.uint16) * 257 + 100
+    rgba = np.dstack([grey, grey // 2, grey * 0, np.where(grey > 99, 255, 51).astype(np.uint8)])
+    opaque = np.where(grey > 99, 255, 51)
+    kinds = {
+        "grey": (Image.fromarray(grey), grey),
+        "bit": (Image.fromarray(grey > 128), np.where(grey > 128, 255, 0)),
+        "deep": (Image.fromarray(deep), (deep.astype(int) + 128) // 257),
+        "rgb": (Image.fromarray(rgba[..., :3]), grey),
+        "rgba": (Image.fromarray(rgba), (2 * grey.astype(int) * opaque + 255) // 510),
+        "palette": (Image.fromarray(grey).convert("P"), grey),
+    }
+    for name, (image, expected) in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+        label = open_label(tmp_path / f"{name}.png")
+        assert label.shape == (20, 31), name
+        np.testing.assert_array_equal(label.read((20, 31)), expected, err_msg=name)
+        np.testing.assert_array_equal(label.read((9, 8)), expected[:9, :8], err_msg=name)
+    Image.fromarray(grey.astype(np.uint16)).save(tmp_path / "shallow.png")
+    with pytest.raises(InputError, match="no value above 255"):
+        open_label(tmp_path / "shallow.png").read((20, 31))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
+    part = small(tmp_path)
+    assert part
+    write_png(tmp_path / "ink/10_inklabels.png", (32767, 32767), [])
+    refused(tmp_path, "is 32767 x 32767 pixels but its surface is 6 x 9")
+
+
+def test_a_label_beyond_every_decompression_limit_is_read(tmp_path):
+    from inkzarr.readers.label_png import open_label
+
+    shape = (14000, 13500)
+    bands = (np.full((1000, shape[1]), n, np.uint8) for n in range(14))
+    write_png(tmp_path / "a.png", shape, bands)
+    values = open_label(tmp_path / "a.png").read((13999, 13000))
+    assert (values[::1000, 5] == np.arange(14)).all()
+
+
+# versions and choices
+
+
+def test_versions_only_and_exclude(tmp_path):
+    from inkzarr.readers.segments import find_segments
+
+    for name in ("101", "102", "103", "205", "301"):
+        small(tmp_path, name)
+    (tmp_path / "ink" / "103_inklabels.png").unlink()
+    place = tmp_path / "paths", tmp_path / "ink"
+
+    def ids(**options):
+        return [segment.id for segment in find_segments(*place, **options)]
+
+    assert ids() == ["102", "205", "301"]
+    assert ids(only=["10?"], exclude=["103"], all_versions=True) == ["101", "102"]
+    assert ids(exclude=["1*", "301"]) == ["205"]
+    with pytest.raises(InputError, match="no label for 103"):
+        ids(all_versions=True)
+    with pytest.raises(InputError, match="is one label"):
+        find_segments(tmp_path / "paths", tmp_path / "ink" / "101_inklabels.png")
+    one = find_segments(tmp_path / "paths" / "101" / "101.ppm", tmp_path / "ink" / "101_inklabels.png")
+    assert [segment.id for segment in one] == ["101"]
 
 
 # flattened volumes

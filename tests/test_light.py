@@ -38,6 +38,8 @@ def test_labels_patches_and_split(tmp_path):
     window = inkzarr.Zyx.of(32)
     inkzarr.patches(out, tmp_path / "all.parquet", PatchSettings(window))
     names = tmp_path / "valid.parquet", tmp_path / "train.parquet"
-    left = split_by_region(tmp_path / "all.parquet", "0:32,0:64,:", *names, SplitSettings(margin=16, jitter=8))
+    left = split_by_region(
+        tmp_path / "all.parquet", "0:32,0:64,:", *names, SplitSettings(margin=16, jitter=8)
+    )
     assert left.kept > 0
     assert left.gap >= 16
