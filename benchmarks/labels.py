@@ -139,7 +139,7 @@ def bench_patches(edge: int, sample: int) -> None:
         settings = PatchSettings()
         find_windows(*arrays, settings)
         ours = seconds(lambda: patches(url, f"{folder}/p.parquet"), 3)
-        os.rename(f"{folder}/labels.zarr/.inkzarr", f"{folder}/ledger")
+        Path(url, ".inkzarr").rename(f"{folder}/ledger")
         bare = seconds(lambda: patches(url, f"{folder}/p.parquet"), 3)
         group = zarr.open_group(url, mode="r")
         windows = [grid.box(index).slices for index in grid.indices()]
