@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from inkzarr.core.ledger import ChunkTable
-    from inkzarr.core.store import StoredVolume
+    from inkzarr.core.volume import StoredVolume
 
 STAGE = "patches"
 REMOTE_THREADS = 16

@@ -23,7 +23,9 @@ def forget():
 
 def make(folder, shape):
     """A scan of faint voxels that must all be read, with a bright spot in every eighth block."""
-    scan = zarr.create_array(folder / "scan.zarr", shape=shape, chunks=(128,) * 3, dtype="uint8", zarr_format=2)
+    scan = zarr.create_array(
+        folder / "scan.zarr", shape=shape, chunks=(128,) * 3, dtype="uint8", zarr_format=2
+    )
     tile = np.ones((TILE,) * 3, "uint8")
     tile[::2, 1::3] = 0
     tile[40, 40, 40] = 200
@@ -39,7 +41,14 @@ def copy(folder, shape):
     from inkzarr.core.store import open_stored
 
     stored = open_stored(str(folder / "scan.zarr"))
-    job = Job("copy", str(folder / "out.zarr"), VolumeSpec(Zyx.of(shape), stored.dtype), Zyx.of(BLOCK), {}, workers=2)
+    job = Job(
+        "copy",
+        str(folder / "out.zarr"),
+        VolumeSpec(Zyx.of(shape), stored.dtype),
+        Zyx.of(BLOCK),
+        {},
+        workers=2,
+    )
     return lambda: write_blocks(job, stored.read, RunOptions())
 
 

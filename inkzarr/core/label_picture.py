@@ -13,7 +13,8 @@ from inkzarr.core.labelled import open_label_arrays
 from inkzarr.core.picture import contact_sheet, stretch
 from inkzarr.core.remote import is_remote
 from inkzarr.core.schema import INK_THRESHOLD
-from inkzarr.core.store import StoredVolume, open_stored
+from inkzarr.core.store import open_stored
+from inkzarr.core.volume import StoredVolume
 
 PANELS = 4
 AROUND = 64

@@ -10,7 +10,8 @@ import xarray as xr
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.schema import CERTAIN_INK, COUNT, DIMS, INK, UNLABELLED
-from inkzarr.core.store import StoredVolume, as_dataarray, open_all
+from inkzarr.core.store import as_dataarray, open_all
+from inkzarr.core.volume import StoredVolume
 
 
 def open_labels(url: str, *, storage_options: dict[str, Any] | None = None) -> xr.DataArray:

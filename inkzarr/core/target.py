@@ -49,9 +49,7 @@ def open_target(job: Job, options: RunOptions) -> list[Target]:
         raise InputError(msg) from error
 
 
-def _begin_or_resume(
-    job: Job, options: RunOptions, found: list[Ledger] | None, store: Store
-) -> list[Target]:
+def _begin_or_resume(job: Job, options: RunOptions, found: list[Ledger] | None, store: Store) -> list[Target]:
     if options.overwrite:
         _delete(job, store)
     ledgers = [Ledger(store, spec.path) for spec in job.specs] if found is None else found
