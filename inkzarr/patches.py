@@ -206,9 +206,9 @@ class _Counter:
         """Rows of window (three numbers), labelled and ink voxels; and whether anything was read."""
         axes = zip(box.start, box.stop, self.settings.window, self.settings.step, strict=True)
         z, y, x = (_Axis.of(*axis) for axis in axes)
-        known = self._known(box) if z.whole and y.whole and x.whole else None
-        if known is not None:
-            return np.array([[z.first, y.first, x.first, known, 0]], np.int64), 0
+        if self.table is not None and z.whole and y.whole and x.whole:
+            labelled, painted, read = self._known(box, self.table)
+            return np.array([[z.first, y.first, x.first, labelled, painted]], np.int64), read
         ink, count = self._read(box)
         pieces = np.zeros((len(z.cuts) - 1, len(y.cuts) - 1, len(x.cuts) - 1, 2), np.int64)
         count_pieces(ink, count, INK_THRESHOLD, z.piece, y.piece, x.piece, pieces)
@@ -217,12 +217,12 @@ class _Counter:
         found = sums[tuple(places.T)]
         return np.column_stack([places + np.array([z.first, y.first, x.first]), found]).astype(np.int64), 1
 
-    def _known(self, box: Box) -> int | None:
-        """Labelled voxels of a chunk without ink, as the ledger tells them."""
+    def _known(self, box: Box, table: ChunkTable) -> tuple[int, int, int]:
+        """Labelled voxels of a chunk, as the ledger tells them; its ink voxels, and whether these were read."""
         index = tuple(a // c for a, c in zip(box.start, self.count.chunks, strict=True))
-        if self.table is None or self.inked[index]:
-            return None
-        return int(self.table.nonzero[index])
+        inked = bool(self.inked[index])
+        painted = np.count_nonzero(self.ink.read(box) >= INK_THRESHOLD) if inked else 0
+        return int(table.nonzero[index]), int(painted), int(inked)
 
     def _read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         index = tuple(a // c for a, c in zip(box.start, self.count.chunks, strict=True))
