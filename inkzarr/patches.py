@@ -218,7 +218,7 @@ class _Counter:
         return np.column_stack([places + np.array([z.first, y.first, x.first]), found]).astype(np.int64), 1
 
     def _known(self, box: Box, table: ChunkTable) -> tuple[int, int, int]:
-        """Labelled voxels of a chunk, as the ledger tells them; its ink voxels, and whether these were read."""
+        """Labelled voxels of a chunk, by the ledger; its ink voxels, and whether these were read."""
         index = tuple(a // c for a, c in zip(box.start, self.count.chunks, strict=True))
         inked = bool(self.inked[index])
         painted = np.count_nonzero(self.ink.read(box) >= INK_THRESHOLD) if inked else 0
