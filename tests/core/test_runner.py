@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import threading
-from collections import Counter
 from dataclasses import replace
 
 import dask.array as da
@@ -13,52 +11,19 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inkzarr.core import runner
 from inkzarr.core.errors import BlocksFailedError, InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.job import Job, RunOptions
+from inkzarr.core.job import RunOptions
 from inkzarr.core.ledger import Ledger
-from inkzarr.core.remote import CarefulStore, open_store
+from inkzarr.core.remote import open_store
 from inkzarr.core.runner import plan_blocks, write_blocks
-from inkzarr.core.schema import VolumeSpec
 from inkzarr.core.store import open_volume
 from inkzarr.testing.strategies import boxes, shapes
+from tests.core.blocks import SHAPE, Fails, job, voxels
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
-SHAPE = Zyx(20, 17, 24)
 QUIET = RunOptions(workers=2)
-
-
-def voxels(box, dtype="uint8"):
-    """Of any box: a number that tells every place, with air among it."""
-    z, y, x = np.meshgrid(*map(np.arange, box.start, box.stop), indexing="ij")
-    values = (z * 7 + y * 31 + x * 3) % 251 * ((z // 8 + y // 8 + x // 8) % 3 > 0)
-    return values.astype(dtype)
-
-
-def job(out, shape=SHAPE, block=8, dtype="uint8", region=None, fingerprint=None, **layout):
-    spec = VolumeSpec(shape, np.dtype(dtype), lineage={"stage": "test"}, **layout)
-    fingerprint = {"made_of": "numbers"} if fingerprint is None else fingerprint
-    return Job("test", str(out), spec, Zyx.of(block), fingerprint, workers=2, region=region)
-
-
-class Fails:
-    """A block function that fails for some blocks, at first or always."""
-
-    def __init__(self, starts, times=10**9, error=OSError):
-        self.starts, self.times, self.error = set(starts), times, error
-        self.calls = Counter()
-        self.lock = threading.Lock()
-
-    def __call__(self, box):
-        with self.lock:
-            self.calls[box.start] += 1
-            calls = self.calls[box.start]
-        if box.start in self.starts and calls <= self.times:
-            msg = f"told to fail at {box.start}"
-            raise self.error(msg)
-        return voxels(box)
 
 
 @pytest.fixture(scope="module")
@@ -353,93 +318,3 @@ def test_nothing_runs_twice(undisturbed, tree):
     assert write_blocks(job(undisturbed), calls, QUIET).resumed == 27
     assert not calls.calls
     assert tree(undisturbed) == before
-
-
-class Crash(BaseException):
-    """The process is dead: nothing it does after this reaches the disk."""
-
-
-@pytest.fixture
-def power(monkeypatch):
-    """Cuts the power before the n-th change of the store; every deletion of a file counts for itself."""
-
-    class Power:
-        left = 10**9
-
-        def spend(self):
-            self.left -= 1
-            if self.left < 0:
-                raise Crash
-
-    supply = Power()
-
-    def cut(name):
-        original = getattr(CarefulStore, name)
-
-        async def limited(self, *arguments):
-            supply.spend()
-            return await original(self, *arguments)
-
-        monkeypatch.setattr(CarefulStore, name, limited)
-
-    async def delete_dir(self, prefix):
-        root = self._store.root / prefix
-        for path in sorted(root.rglob("*"), reverse=True):
-            supply.spend()
-            path.rmdir() if path.is_dir() else path.unlink()
-
-    cut("set")
-    cut("delete")
-    monkeypatch.setattr(CarefulStore, "delete_dir", delete_dir)
-    monkeypatch.setattr(runner, "FLUSH_EVERY_S", 0.0)
-    return supply
-
-
-SMALL = Zyx(8, 12, 16)
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_killed_at_any_change_of_the_store(tmp_path, tree, power, zarr_format):
-    def todo(out):
-        return job(out, SMALL, zarr_format=zarr_format)
-
-    one = RunOptions(workers=1)
-    write_blocks(todo(tmp_path / "whole" / "out.zarr"), voxels, one)
-    whole = tree(tmp_path / "whole" / "out.zarr")
-    crashes = 0
-    while True:
-        out = tmp_path / str(crashes) / "out.zarr"
-        power.left = crashes
-        try:
-            write_blocks(todo(out), voxels, one)
-            break
-        except Crash:
-            power.left = 10**9
-        write_blocks(todo(out), voxels, one)
-        assert tree(out) == whole, f"crashed before change {crashes}"
-        crashes += 1
-    assert crashes > 15
-
-
-def test_killed_while_overwriting_is_never_taken_for_done(tmp_path, tree, power):
-    """The same settings again: what a killed deletion left must not pass as this run's own work."""
-    first = tmp_path / "first" / "out.zarr"
-    write_blocks(job(first, SMALL), voxels, QUIET)
-    whole = tree(first)
-    crashes = 0
-    while True:
-        out = tmp_path / str(crashes) / "out.zarr"
-        shutil.copytree(first, out)
-        power.left = crashes
-        try:
-            write_blocks(job(out, SMALL), voxels, RunOptions(workers=1, overwrite=True))
-            break
-        except Crash:
-            power.left = 10**9
-        try:
-            write_blocks(job(out, SMALL), voxels, RunOptions(workers=1))
-        except InputError:
-            write_blocks(job(out, SMALL), voxels, RunOptions(workers=1, overwrite=True))
-        assert tree(out) == whole, f"crashed before change {crashes}"
-        crashes += 1
-    assert crashes > 25

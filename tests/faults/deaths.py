@@ -93,7 +93,7 @@ def start(run, folder, out, flush_every_s=0.0):
         code = 0
     except SystemExit as leaving:
         code = leaving.code or 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it was, the log tells
         traceback.print_exc()
         sys.stderr.flush()
     finally:
