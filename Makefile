@@ -22,6 +22,7 @@ check: $(VENV)/dev.done  ## seconds: format, lint, types, floors
 bench: $(VENV)/dev.done $(VENV)/peers.done  ## ours beside the peers, in one run
 	$(BIN)/python -m benchmarks.predict
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.labels
 
 docs: $(VENV)/dev.done  ## the code blocks of README and docs, executed
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from inkzarr.core.errors import InkzarrError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import RunOptions
+from inkzarr.core.labelled import open_labels
 from inkzarr.core.schema import VERSION as __version__
 from inkzarr.core.store import open_volume
 
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
     from inkzarr.export import export
     from inkzarr.info import info
     from inkzarr.ingest import ingest
+    from inkzarr.labels import labels
+    from inkzarr.patches import patches
     from inkzarr.predict import predict
     from inkzarr.pyramid import pyramid
+    from inkzarr.split import split
     from inkzarr.verify import verify
 
-STAGES = ("export", "info", "ingest", "predict", "pyramid", "verify")
+STAGES = ("export", "info", "ingest", "labels", "patches", "predict", "pyramid", "split", "verify")
 
 __all__ = [
     "Box",
@@ -30,9 +34,13 @@ __all__ = [
     "export",
     "info",
     "ingest",
+    "labels",
+    "open_labels",
     "open_volume",
+    "patches",
     "predict",
     "pyramid",
+    "split",
     "verify",
 ]
 

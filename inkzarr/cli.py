@@ -160,6 +160,93 @@ def verify_command(url: str, storage_options: dict[str, Any] | None) -> None:
     report.raise_for_damage()
 
 
+@cli.command("labels")
+@click.argument("paths", type=click.Path())
+@click.argument("ink", type=click.Path())
+@click.argument("out")
+@click.option("--like", metavar="VOLUME", help="The scan that the labels belong to: shape and voxel size.")
+@click.option("--shape", type=OneOrThree(), help="Of the volume, where there is no scan at hand.")
+@click.option("--depth", type=float, default=4, show_default=True, help="Voxels on each side of the surface.")
+@click.option("--footprint", type=click.Choice(["ray", "box"]), default="ray", show_default=True)
+@click.option(
+    "--skip-blank", type=click.IntRange(0), default=128, show_default=True, help="0: all blocks vote."
+)
+@click.option(
+    "--only", multiple=True, metavar="ID", help="Take this segment alone; again for more, * for any."
+)
+@click.option("--exclude", multiple=True, metavar="ID", help="Leave this segment out; again for more.")
+@click.option("--all-versions", is_flag=True, help="Keep ids that differ in the last character only.")
+@click.option(
+    "--flat", type=float, metavar="Z", help="PATHS is the flattened volume; its surface is slice Z."
+)
+@click.option("--block", type=click.IntRange(1), default=256, show_default=True, help="Changes no voxel.")
+@writing
+@storage
+def labels_command(paths: str, ink: str, out: str, plan: bool, **given: Any) -> None:  # noqa: ANN401
+    """Bring the 2D ink labels of all segments back into the 3D volume.
+
+    \b
+    inkzarr labels paths/ inklabels/ labels.zarr --like scan.zarr
+    inkzarr labels paths/ inklabels/ labels.zarr --shape 14376,7888,8096 --exclude '2023*' --plan
+    inkzarr labels layers.zarr word.png labels.zarr --flat 32
+    """
+    from inkzarr.labels import LabelSettings, labels, plan_labels
+
+    settings, options, rest = _split(given, LabelSettings)
+    _run(plan_labels if plan else labels, paths, ink, out, settings, options, **rest)
+
+
+@cli.command("patches")
+@click.argument("labels")
+@click.argument("out", type=click.Path())
+@click.option("--window", type=OneOrThree(), default="128", show_default=True)
+@click.option("--stride", type=OneOrThree(), help="Default: the window.")
+@click.option(
+    "--min-labelled", type=click.IntRange(1), default=1, show_default=True, help="Voxels with a label."
+)
+@click.option("--workers", type=click.IntRange(1), help="Chunks read at once.")
+@storage
+def patches_command(labels: str, out: str, **given: Any) -> None:  # noqa: ANN401
+    """List the windows that hold labels, as Parquet or .npy.
+
+    \b
+    inkzarr patches labels.zarr patches.parquet --stride 64
+    """
+    from inkzarr.patches import PatchSettings, patches
+
+    settings, options, rest = _split(given, PatchSettings)
+    _run(patches, labels, out, settings, workers=options.workers, **rest)
+
+
+@cli.command("split")
+@click.argument("train", metavar="TRAIN_PATCHES", type=click.Path())
+@click.argument("valid", metavar="VALID_PATCHES", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.option("--margin", type=click.FloatRange(0), default=512, show_default=True, help="Voxels.")
+@click.option("--window", type=OneOrThree(), help="Default: what the tables tell, else 128.")
+@click.option(
+    "--jitter", type=click.IntRange(0), default=0, show_default=True, help="Shift of a training crop."
+)
+@click.option("--rule", type=click.Choice(["box", "corner"]), default="box", show_default=True)
+@click.option("--region", metavar="Z0:Z1,Y0:Y1,X0:X1", help="Windows of TRAIN_PATCHES in it are validation.")
+def split_command(train: str, valid: str, out: str, region: str | None, **given: Any) -> None:  # noqa: ANN401
+    """Keep the training windows that are far from validation; draw both in a PNG beside OUT.
+
+    With --region there is one table, and VALID_PATCHES is written too.
+
+    \b
+    inkzarr split segments.parquet held_out.parquet train.parquet --jitter 16
+    inkzarr split all.parquet valid.parquet train.parquet --region 0:2000,:,:
+    """
+    from inkzarr.split import SplitSettings, split, split_by_region
+
+    settings = SplitSettings(**given)
+    if region is None:
+        _run(split, train, valid, out, settings)
+    else:
+        _run(split_by_region, train, region, valid, out, settings)
+
+
 @cli.command("predict")
 @click.argument("volume")
 @click.argument("checkpoint", type=click.Path())

@@ -1,6 +1,6 @@
 """Benchmarks run tiny, so that they cannot rot."""
 
-from benchmarks import memory, predict
+from benchmarks import labels, memory, predict
 
 
 def test_the_predict_benchmark_prints_its_table(capsys):
@@ -15,3 +15,10 @@ def test_the_memory_benchmark_prints_its_table(capsys):
     printed = capsys.readouterr().out
     assert "512x64x64" in printed
     assert printed.count("MB") == 8
+
+
+def test_the_labels_benchmark_prints_its_tables(capsys):
+    labels.main(["--quick"])
+    printed = capsys.readouterr().out
+    for line in ("Python double loop", "whole stage, Zarr written, ray", "Dask scan", "scipy cdist"):
+        assert line in printed

@@ -109,3 +109,33 @@ def test_the_demo_draws_letters_that_can_be_told_from_papyrus(tmp_path):
     ink = open_volume(tmp_path / "prediction.zarr").values
     truth, written = scroll.truth().values > 0, scroll.labelled().values > 0
     assert ink[truth].mean() > 1.15 * ink[written & ~truth].mean()
+
+
+def test_labels_patches_and_split(tmp_path):
+    scroll = SyntheticScroll(shape=(64, 160, 160))
+    scroll.write_segments(tmp_path)
+    out = tmp_path / "labels.zarr"
+    command = "labels", tmp_path / "paths", tmp_path / "inklabels", out, "--shape", "64,160,160"
+    plan = run(*command, "--plan")
+    assert (plan.returncode, out.exists()) == (0, False), plan.stderr
+    assert "estimated time" in plan.stdout
+    done = run(*command, "--skip-blank", "0")
+    assert done.returncode == 0, done.stderr
+    assert "conflicts" in done.stdout
+    assert (tmp_path / "labels.png").exists()
+    assert run("verify", out).returncode == 0
+    table = tmp_path / "all.parquet"
+    assert run("patches", out, table, "--window", "32").returncode == 0
+    names = table, tmp_path / "valid.parquet", tmp_path / "train.parquet"
+    found = run("split", *names, "--region", "0:32,0:64,:", "--margin", "16", "--jitter", "4")
+    assert found.returncode == 0, found.stderr
+    assert "smallest gap left" in found.stdout
+    again = run("split", names[2], names[1], tmp_path / "kept.npy", "--margin", "40")
+    assert again.returncode == 0, again.stderr
+    ppm = next((tmp_path / "paths").rglob("*.ppm"))
+    ppm.write_bytes(ppm.read_bytes()[:-8])
+    bad = run(
+        "labels", tmp_path / "paths", tmp_path / "inklabels", tmp_path / "no.zarr", "--shape", "64,160,160"
+    )
+    assert (bad.returncode, bad.stderr.count("\n"), (tmp_path / "no.zarr").exists()) == (3, 1, False)
+    assert "cut short" in bad.stderr

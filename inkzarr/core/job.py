@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.progress import duration, size
-from inkzarr.core.schema import VolumeSpec
+from inkzarr.core.schema import FULL_RESOLUTION, VolumeSpec
 
 SHARE_OF_MEMORY = 0.5
 
@@ -72,6 +74,10 @@ class Job:
         For fsspec; never stored.
     inputs : tuple of str
         URLs of what is read, with which the target must not share a place.
+    more : tuple of VolumeSpec
+        Further arrays that each task writes: of the same shape and layout, in the same group.
+    holds : callable or None
+        Whether a block may hold anything; the others stay empty, and are neither computed nor recorded.
     """
 
     stage: str
@@ -87,6 +93,18 @@ class Job:
     unit: str = "voxel"
     storage_options: dict[str, Any] | None = field(default=None, repr=False)
     inputs: tuple[str, ...] = ()
+    more: tuple[VolumeSpec, ...] = ()
+    holds: Callable[[Box], bool] | None = field(default=None, repr=False)
+
+    @property
+    def specs(self) -> tuple[VolumeSpec, ...]:
+        """All arrays that are written."""
+        return (self.spec, *self.more)
+
+    @property
+    def makes_group(self) -> bool:
+        """Whether the group is this job's own; else it adds an array to a group that is there."""
+        return self.spec.path == FULL_RESOLUTION or bool(self.more)
 
     @property
     def grid(self) -> Grid:
@@ -95,8 +113,10 @@ class Job:
         return Grid(self.spec.shape, Zyx(*(min(-(-b // u), -(-n // u)) * u for b, u, n in axes)))
 
     def blocks(self) -> Iterator[Box]:
-        """All blocks that touch the region."""
-        return (self.grid.box(index) for index in self.grid.indices(self.region))
+        """All blocks that touch the region and may hold anything."""
+        grid = self.grid
+        boxes = (grid.box(index) for index in grid.indices(self.region))
+        return boxes if self.holds is None else filter(self.holds, boxes)
 
     def inner(self, box: Box) -> Box:
         """The part of a block that is computed."""
@@ -122,6 +142,22 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """What a block function gives where a job has several arrays, or something to count.
+
+    Parameters
+    ----------
+    arrays : tuple of numpy.ndarray
+        One for each of the job's `specs`, all of the block's shape.
+    tally : dict of str to int
+        Counts that add up over blocks; the ledger keeps them.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    tally: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Report:
     """What a run did.
 
@@ -132,9 +168,11 @@ class Report:
     blocks, resumed : int
         All blocks, and those that an earlier start had written.
     nonzero : int
-        Voxels that are not 0.
+        Voxels that are not 0, of the first array.
     seconds : float
         Of this start.
+    tally : dict of str to int
+        What the stage counted, in all starts.
     """
 
     out: str
@@ -142,6 +180,7 @@ class Report:
     resumed: int
     nonzero: int
     seconds: float
+    tally: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """One line."""
@@ -175,14 +214,18 @@ class Plan:
         """A line an item."""
         spec = self.job.spec
         region = self.job.region or Box.whole(spec.shape)
+        kinds = " + ".join(one.dtype.name for one in self.job.specs)
+        nbytes = region.shape.volume * sum(one.dtype.itemsize for one in self.job.specs)
+        if self.job.holds is not None:
+            nbytes = sum(box.shape.volume for box in self.job.blocks()) * nbytes // region.shape.volume
         lines = {
             "stage": self.job.stage,
             "out": self.job.out,
-            "array": f"{','.join(map(str, spec.shape))} {spec.dtype.name}, Zarr v{spec.zarr_format}",
+            "array": f"{','.join(map(str, spec.shape))} {kinds}, Zarr v{spec.zarr_format}",
             "region": str(region),
             "blocks": f"{self.blocks} of {','.join(map(str, self.job.grid.cell))}, {self.done} done already",
             **self.extra,
-            "bytes out": f"{size(region.shape.volume * spec.dtype.itemsize)} before compression",
+            "bytes out": f"{size(nbytes)} before compression",
             "peak memory": f"{size(self.peak_bytes)}",
         }
         width = max(map(len, lines))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -71,19 +72,24 @@ class BlockRecord:
         Bytes of its voxels, before compression.
     chunks : tuple of ChunkRecord
         In C order over the block.
+    tally : dict of str to int
+        What the stage counted in the block beside its voxels.
     """
 
     start: Zyx
     stop: Zyx
     nbytes: int
     chunks: tuple[ChunkRecord, ...]
+    tally: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, box: Box, voxels: np.ndarray, chunks: Zyx) -> BlockRecord:
+    def of(
+        cls, box: Box, voxels: np.ndarray, chunks: Zyx, tally: dict[str, int] | None = None
+    ) -> BlockRecord:
         """Measure a block's `voxels`, of the shape of `box`, chunk by chunk."""
         inner = Grid(box.shape, chunks)
         records = tuple(ChunkRecord.of(voxels[inner.box(index).slices]) for index in inner.indices())
-        return cls(box.start, box.stop, voxels.nbytes, records)
+        return cls(box.start, box.stop, voxels.nbytes, records, tally or {})
 
     @property
     def box(self) -> Box:
@@ -104,14 +110,16 @@ class BlockRecord:
             "nonzero": self.nonzero,
         }
         head = {"start": self.start, "stop": self.stop, "nbytes": self.nbytes}
-        return json.dumps({**head, **summary, "chunks": chunks}, separators=(",", ":"))
+        told = {"tally": self.tally} if self.tally else {}
+        return json.dumps({**head, **summary, **told, "chunks": chunks}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> BlockRecord:
         """Read a line back."""
         data = json.loads(line)
         chunks = tuple(ChunkRecord(*c) for c in data["chunks"])
-        return cls(Zyx(*data["start"]), Zyx(*data["stop"]), data["nbytes"], chunks)
+        tally = data.get("tally", {})
+        return cls(Zyx(*data["start"]), Zyx(*data["stop"]), data["nbytes"], chunks, tally)
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,8 @@ class Manifest:
         ``running`` or ``done``.
     region : tuple of two tuples, or None
         First voxel and one past the last, where only a box of the array is written.
+    sparse : bool
+        Whether blocks known to be empty are left out: once done, a chunk without a record holds zeros.
     """
 
     fingerprint: dict[str, Any]
@@ -135,6 +145,7 @@ class Manifest:
     chunks: tuple[int, ...]
     state: str = RUNNING
     region: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    sparse: bool = False
 
 
 class Ledger:
@@ -233,9 +244,18 @@ class Ledger:
             raise RuntimeError(msg)
         grid = Grid(Zyx.of(self.manifest.shape), Zyx.of(self.manifest.chunks))
         table = ChunkTable.empty(grid)
+        if self.manifest.sparse and self.manifest.state == DONE:
+            table.done[...], table.high[...] = True, 0
         for box, record in self.records.items():
             table.put(box, record)
         return table
+
+    def tally(self) -> dict[str, int]:
+        """What the stage counted, summed over all blocks."""
+        total: Counter[str] = Counter()
+        for record in self.records.values():
+            total.update(record.tally)
+        return dict(total)
 
     def _part_names(self) -> list[str]:
         if not self.store.supports_listing:

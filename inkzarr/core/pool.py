@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,11 +13,13 @@ from inkzarr.core.errors import BlocksFailedError, InputError
 from inkzarr.core.progress import Progress, listening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from inkzarr.core.geometry import Box
     from inkzarr.core.job import Job, RunOptions
     from inkzarr.core.ledger import BlockRecord
+
+    Task = Callable[[Box], list[BlockRecord]]
 
 POLL_S = 2.0
 CONNECT_S = 20.0
@@ -30,14 +33,17 @@ class Pool(Protocol):
     def report_to(self, progress: Progress) -> None:
         """Say where the work can be watched, and tell of it as it is done."""
 
-    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
-        """Start one block; the future's `result` is its record."""
+    def submit(self, task: Task, box: Box) -> Any:  # noqa: ANN401
+        """Start one block; the future's `result` are its records."""
 
     def wait(self, pending: set[Any]) -> set[Any]:
         """Those of `pending` that are done, perhaps none after a moment."""
 
     def ticked(self, box: Box) -> int:
         """Units of work that a block told of while it ran."""
+
+    def call(self, function: Callable[[Any], Any], item: object) -> Any:  # noqa: ANN401
+        """Start something that is no block."""
 
     def close(self) -> None:
         """Start no more blocks."""
@@ -56,11 +62,11 @@ class Threads:
         """Tell of the work as it is done."""
         self._progress = progress
 
-    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Future[BlockRecord]:
+    def submit(self, task: Task, box: Box) -> Future[list[BlockRecord]]:
         """Start one block."""
         return self._pool.submit(self._listen, task, box)
 
-    def _listen(self, task: Callable[[Box], BlockRecord], box: Box) -> BlockRecord:
+    def _listen(self, task: Task, box: Box) -> list[BlockRecord]:
         def listener(done: int) -> None:
             self._ticks[box] = self._ticks.get(box, 0) + done
             if self._progress is not None:
@@ -73,7 +79,11 @@ class Threads:
         """Units of work that a block told of while it ran."""
         return self._ticks.pop(box, 0)
 
-    def wait(self, pending: set[Future[BlockRecord]]) -> set[Future[BlockRecord]]:
+    def call(self, function: Callable[[Any], Any], item: object) -> Future[Any]:
+        """Start something that is no block."""
+        return self._pool.submit(function, item)
+
+    def wait(self, pending: set[Future[list[BlockRecord]]]) -> set[Future[list[BlockRecord]]]:
         """Those that are done, perhaps none after a moment."""
         return wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED).done
 
@@ -106,7 +116,7 @@ class Cluster:
         """Say where the dashboard is."""
         progress.say(f"dashboard: {self._client.dashboard_link}")
 
-    def submit(self, task: Callable[[Box], BlockRecord], box: Box) -> Any:  # noqa: ANN401
+    def submit(self, task: Task, box: Box) -> Any:  # noqa: ANN401
         """Start one block."""
         future = self._client.submit(task, box, key=(self._run, *box.start), pure=False)
         future.add_done_callback(self._done.put)
@@ -115,6 +125,10 @@ class Cluster:
     def ticked(self, box: Box) -> int:  # noqa: ARG002
         """Units of work that a block told of while it ran."""
         return 0
+
+    def call(self, function: Callable[[Any], Any], item: object) -> Any:  # noqa: ANN401
+        """Start something that is no block."""
+        return self._client.submit(function, item, pure=False)
 
     def wait(self, pending: set[Any]) -> set[Any]:
         """Those that are done, perhaps none after a moment.
@@ -137,3 +151,19 @@ class Cluster:
     def close(self) -> None:
         """Start no more blocks."""
         self._client.close()
+
+
+def open_pool(options: RunOptions, job: Job) -> Pool:
+    """Threads, or a cluster where a scheduler is named."""
+    return Cluster(options, job) if options.scheduler else Threads(job.in_flight(options))
+
+
+def map_in_order(pool: Pool, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Results of `function` in the order of `items`, a few of which are in memory at once."""
+    pending: deque[Any] = deque()
+    for item in items:
+        pending.append(pool.call(function, item))
+        if len(pending) > 2 * pool.slots:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

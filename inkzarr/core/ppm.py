@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.voting import split_points
 
 Tile = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
 
@@ -38,11 +39,14 @@ class Ppm:
         Where the values begin, in bytes.
     shape : tuple of int
         Rows and columns.
+    masked : bool
+        Whether the mask beside the file, if there is one, narrows what is valid.
     """
 
     path: Path
     offset: int
     shape: tuple[int, int]
+    masked: bool = True
 
     @property
     def stored_shape(self) -> tuple[int, int]:
@@ -56,17 +60,19 @@ class Ppm:
         except (OSError, ValueError) as error:
             msg = f"{self.path} can no longer be read ({error}): was it moved or cut?"
             raise InputError(msg) from error
-        values = np.array(stored[rows, cols], np.float64)
-        valid = np.isfinite(values).all(-1) & (values != 0).any(-1)
+        values = np.ascontiguousarray(stored[rows, cols])
+        points, normals = np.empty((*values.shape[:2], 3)), np.empty((*values.shape[:2], 3))
+        valid = np.empty(values.shape[:2], np.bool_)
+        split_points(values, UNIT_TOLERANCE, points, normals, valid)
         mask = mask_path(self.path)
-        if mask.exists():
+        if self.masked and mask.exists():
             valid &= read_mask(mask, mask.stat().st_mtime_ns, self.shape)[rows, cols]
-        values[~valid] = 0
-        points, normals = values[..., 2::-1].copy(), values[..., :2:-1].copy()
-        length = np.linalg.norm(normals, axis=-1, keepdims=True)
-        bent = (abs(length - 1) > UNIT_TOLERANCE) & (length > 0)
-        np.divide(normals, length, out=normals, where=bent)
+            points[~valid] = normals[~valid] = 0
         return points, normals, valid
+
+    def unmasked(self) -> Ppm:
+        """The same without its mask, which would have to be decoded whole."""
+        return replace(self, masked=False)
 
 
 def mask_path(path: Path) -> Path:

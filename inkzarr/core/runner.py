@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -21,18 +21,18 @@ import numpy as np
 
 from inkzarr.core.errors import BlocksFailedError, DiskError, InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.job import Job, Plan, Report, RunOptions
+from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import BlockRecord, Ledger
-from inkzarr.core.pool import Cluster, Pool, Threads
+from inkzarr.core.pool import Pool, open_pool
 from inkzarr.core.progress import Progress
-from inkzarr.core.target import agreeing_ledger, open_target
+from inkzarr.core.target import agreeing_ledgers, open_target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import zarr
 
-BlockFunction = Callable[[Box], np.ndarray]
+BlockFunction = Callable[[Box], np.ndarray | Computed]
+"""From a block's box to its voxels. One with a method ``narrowed(box)`` says what of it a task needs
+that computes that block alone: this is what travels to a worker."""
 
 FLUSH_EVERY_S = 2.0
 RETRIES = 2
@@ -62,9 +62,9 @@ def unfinished(job: Job, options: RunOptions) -> list[Box]:
     InputError
         The target holds something else.
     """
-    ledger = None if options.overwrite else agreeing_ledger(job)
+    ledgers = None if options.overwrite else agreeing_ledgers(job)
     boxes = list(job.blocks())
-    finished = set(_finished(ledger, boxes)) if ledger else set()
+    finished = _finished(ledgers, boxes) if ledgers else set()
     return [box for box in boxes if box not in finished]
 
 
@@ -76,8 +76,8 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
     job : Job
         What is written, and where.
     compute : callable or dask.array.Array
-        From a block's box to its voxels (picklable where a cluster runs), or a lazy array of the
-        job's shape, of which each block is computed in one task.
+        From a block's box to its voxels (picklable where a cluster runs; `Computed` where the job has
+        several arrays), or a lazy array of the job's shape, of which each block is computed in one task.
     options : RunOptions
         How it is carried out.
 
@@ -96,22 +96,25 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
         Some blocks failed after every try; the others are written.
     """
     began = time.monotonic()
-    in_flight = job.in_flight(options)
-    pool = Cluster(options, job) if options.scheduler else Threads(in_flight)
+    pool = open_pool(options, job)
     try:
-        array, ledger = open_target(job, options)
+        targets = open_target(job, options)
+        ledgers = [ledger for _, ledger in targets]
         boxes = list(job.blocks())
-        finished = set(_finished(ledger, boxes))
+        finished = _finished(ledgers, boxes)
         todo = [box for box in boxes if box not in finished]
         function = _LazyBlocks(compute) if isinstance(compute, da.Array) else compute
-        failed = _run(pool, _Task(function, array, job), todo, ledger, options)
+        task = _Task(function, tuple(array for array, _ in targets), job.stage, job.region)
+        failed = _run(pool, job, task, todo, ledgers, options)
     finally:
         pool.close()
     if failed:
         raise _failure(failed, len(boxes))
-    ledger.finish()
-    nonzero = int(ledger.chunk_table().nonzero.sum())
-    return Report(job.out, len(boxes), len(finished), nonzero, time.monotonic() - began)
+    for ledger in ledgers:
+        ledger.finish()
+    nonzero = int(ledgers[0].chunk_table().nonzero.sum())
+    seconds = time.monotonic() - began
+    return Report(job.out, len(boxes), len(finished), nonzero, seconds, ledgers[0].tally())
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,22 @@ class _LazyBlocks:
 
 @dataclass(frozen=True)
 class _Task:
-    """One block: compute, write, measure."""
+    """One block: compute, write, measure; all that a worker needs to know."""
 
     compute: BlockFunction
-    array: zarr.Array[Any]
-    job: Job
+    arrays: tuple[zarr.Array[Any], ...]
+    stage: str
+    region: Box | None
 
-    def __call__(self, box: Box) -> BlockRecord:
+    def narrowed(self, box: Box) -> _Task:
+        """The task for one block alone."""
+        narrow = getattr(self.compute, "narrowed", None)
+        return self if narrow is None else replace(self, compute=narrow(self._inner(box)))
+
+    def _inner(self, box: Box) -> Box:
+        return box if self.region is None else box.clip(self.region)
+
+    def __call__(self, box: Box) -> list[BlockRecord]:
         for attempt in itertools.count():
             try:
                 return self._once(box)
@@ -144,28 +156,35 @@ class _Task:
                 time.sleep(FIRST_WAIT_S * 2**attempt)
         raise AssertionError  # pragma: no cover
 
-    def _once(self, box: Box) -> BlockRecord:
-        inner = self.job.inner(box)
-        voxels = self.compute(inner)
-        if voxels.shape != inner.shape or voxels.dtype != self.array.dtype:
+    def _once(self, box: Box) -> list[BlockRecord]:
+        found = self.compute(self._inner(box))
+        done = found if isinstance(found, Computed) else Computed((found,))
+        tallies = (done.tally, *({} for _ in self.arrays[1:]))
+        parts = zip(self.arrays, done.arrays, tallies, strict=True)
+        return [self._write(box, array, voxels, tally) for array, voxels, tally in parts]
+
+    def _write(
+        self, box: Box, array: zarr.Array[Any], voxels: np.ndarray, tally: dict[str, int]
+    ) -> BlockRecord:
+        inner = self._inner(box)
+        if voxels.shape != inner.shape or voxels.dtype != array.dtype:
             msg = (
-                f"block {inner} of {self.job.stage} came as {voxels.shape} {voxels.dtype}, "
-                f"not {tuple(inner.shape)} {self.array.dtype}"
+                f"block {inner} of {self.stage} came as {voxels.shape} {voxels.dtype}, "
+                f"not {tuple(inner.shape)} {array.dtype}"
             )
             raise RuntimeError(msg)
         if inner != box:
-            whole = np.zeros(box.shape, self.array.dtype)
+            whole = np.zeros(box.shape, array.dtype)
             whole[inner.within(box)] = voxels
             voxels = whole
-        self.array[box.slices] = voxels
-        return BlockRecord.of(box, voxels, Zyx(*self.array.chunks))
+        array[box.slices] = voxels
+        return BlockRecord.of(box, voxels, Zyx(*array.chunks), tally)
 
 
 def _run(
-    pool: Pool, task: _Task, todo: list[Box], ledger: Ledger, options: RunOptions
+    pool: Pool, job: Job, task: _Task, todo: list[Box], ledgers: list[Ledger], options: RunOptions
 ) -> list[tuple[Box, Exception]]:
     """Keep blocks in flight until none is left; those that failed come back."""
-    job = task.job
     failed: list[tuple[Box, Exception]] = []
     total = sum(job.work(job.inner(box)) for box in todo)
     progress = Progress(job.stage, total, unit=job.unit, json_lines=options.json_logs)
@@ -174,12 +193,14 @@ def _run(
     flushed = time.monotonic()
     try:
         with progress:
-            pending = {pool.submit(task, box): box for box in itertools.islice(queue, pool.slots)}
+            first = itertools.islice(queue, pool.slots)
+            pending = {pool.submit(task.narrowed(box), box): box for box in first}
             while pending:
                 for future in pool.wait(set(pending)):
                     box = pending.pop(future)
                     try:
-                        ledger.add(future.result())
+                        for ledger, record in zip(ledgers, future.result(), strict=True):
+                            ledger.add(record)
                     except InputError:
                         raise
                     except Exception as error:  # noqa: BLE001 - a failed block must not stop the others
@@ -187,21 +208,26 @@ def _run(
                         failed.append((box, error))
                     progress.advance(job.work(job.inner(box)) - pool.ticked(box))
                     for following in itertools.islice(queue, 1):
-                        pending[pool.submit(task, following)] = following
+                        pending[pool.submit(task.narrowed(following), following)] = following
                 if time.monotonic() - flushed > FLUSH_EVERY_S:
-                    ledger.flush()
+                    _flush(ledgers)
                     flushed = time.monotonic()
     finally:
-        ledger.flush()
+        _flush(ledgers)
     return failed
 
 
-def _finished(ledger: Ledger, boxes: list[Box]) -> Iterator[Box]:
-    """The blocks all of whose chunks are recorded, whatever the block size was then."""
-    table = ledger.chunk_table()
-    for box in boxes:
-        if table.done[table.grid.cells(box).slices].all():
-            yield box
+def _flush(ledgers: list[Ledger]) -> None:
+    for ledger in ledgers:
+        ledger.flush()
+
+
+def _finished(ledgers: list[Ledger], boxes: list[Box]) -> set[Box]:
+    """The blocks all of whose chunks are recorded in every ledger, whatever the block size was then."""
+    tables = [ledger.chunk_table() for ledger in ledgers if ledger.manifest is not None]
+    if len(tables) < len(ledgers):
+        return set()
+    return {box for box in boxes if all(t.done[t.grid.cells(box).slices].all() for t in tables)}
 
 
 def _failure(failed: list[tuple[Box, Exception]], blocks: int) -> Exception:

@@ -48,6 +48,21 @@ INK = ArraySchema("ink", ("uint8",), "mean of the painted values 0..255, rounded
 COUNT = ArraySchema("count", ("uint16",), "votes per voxel, saturating; 0 is unlabelled, which is not no ink")
 PREDICTION = ArraySchema("prediction", ("uint8",), "round(255 * probability of ink)")
 
+UNLABELLED = -1.0
+"""Where a label volume has no vote, in Python."""
+CERTAIN_INK = 255
+INK_THRESHOLD = 128
+"""Mean painted value from which a voxel is ink."""
+
+PATCH_COLUMNS = {
+    "z": "first voxel of the window",
+    "y": "first voxel of the window",
+    "x": "first voxel of the window",
+    "labelled": "voxels of the window with a vote",
+    "ink": "voxels of the window whose mean painted value is 128 or more",
+}
+"""The table of patches, one row a window; all columns are int64."""
+
 ARRAYS = {schema.name: schema for schema in (SCAN, INK, COUNT, PREDICTION)}
 
 

@@ -141,13 +141,14 @@ def create_volume(store: Store, spec: VolumeSpec, name: str) -> zarr.Array[Any]:
     name : str
         Of the image.
     """
-    attributes = {
-        **write_levels(spec, name, [1]),
-        LINEAGE: spec.lineage | {"voxel_size_um": spec.voxel_size_um},
-    }
-    zarr_format: Any = spec.zarr_format
-    group = zarr.create_group(store, zarr_format=zarr_format, overwrite=False, attributes=attributes)
-    return create_level(group, spec)
+    return create_level(create_group(store, spec, write_levels(spec, name, [1])), spec)
+
+
+def create_group(store: Store, spec: VolumeSpec, image: dict[str, Any] | None = None) -> zarr.Group:
+    """Create the group alone, with the metadata of an `image` where its arrays are levels of one."""
+    attributes = {**(image or {}), LINEAGE: spec.lineage | {"voxel_size_um": spec.voxel_size_um}}
+    v: Any = spec.zarr_format
+    return zarr.create_group(store, zarr_format=v, overwrite=False, attributes=attributes)
 
 
 def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:
@@ -168,6 +169,7 @@ def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:
         fill_value=0,
         chunk_key_encoding=encoding,
         dimension_names=DIMS if spec.zarr_format == 3 else None,
+        attributes={LINEAGE: spec.lineage} if spec.path in ARRAYS else None,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +110,11 @@ class Surface:
             for size, step in zip(self.shape, edges, strict=True)
         )
         yield from itertools.product(*cuts)
+
+    def unmasked(self) -> Surface:
+        """The same surface without a mask that lies beside its file, for one who knows what is valid."""
+        read = getattr(self.read, "unmasked", None)
+        return self if read is None else replace(self, read=read())
 
     @property
     def points(self) -> NDArray[np.float64]:

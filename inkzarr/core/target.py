@@ -1,4 +1,4 @@
-"""The array that a job writes and its ledger: begun, or taken up where an earlier run stopped."""
+"""The arrays that a job writes, each with its ledger: begun, or taken up where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.ledger import Ledger, Manifest
 from inkzarr.core.remote import is_remote, open_store
 from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, METADATA
-from inkzarr.core.store import create_level, create_volume
+from inkzarr.core.store import create_group, create_level, create_volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from inkzarr.core.job import Job, RunOptions
+    from inkzarr.core.schema import VolumeSpec
+
+    Target = tuple[zarr.Array[Any], Ledger]
 
 LONGEST_TOLD = 60
 
 
-def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]:
-    """The array and its ledger: taken up where they agree with the job, else begun.
+def open_target(job: Job, options: RunOptions) -> list[Target]:
+    """The job's arrays and their ledgers: taken up where they agree with the job, else begun.
 
     Raises
     ------
@@ -35,10 +38,10 @@ def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]
         Something else is there, and overwriting was not asked for.
     """
     _refuse_bad_place(job)
-    ledger = None if options.overwrite else agreeing_ledger(job)
+    found = None if options.overwrite else agreeing_ledgers(job)
     store = open_store(job.out, storage_options=job.storage_options, read_only=False)
     try:
-        return _begin_or_resume(job, options, ledger, store)
+        return _begin_or_resume(job, options, found, store)
     except StoreError as error:
         if is_remote(job.out):
             raise
@@ -46,25 +49,27 @@ def open_target(job: Job, options: RunOptions) -> tuple[zarr.Array[Any], Ledger]
         raise InputError(msg) from error
 
 
-def _begin_or_resume(
-    job: Job, options: RunOptions, ledger: Ledger | None, store: Store
-) -> tuple[zarr.Array[Any], Ledger]:
-    if ledger is None:
-        if options.overwrite:
-            _delete(job, store)
-        ledger = Ledger(store, job.spec.path)
-        region = None if job.region is None else (tuple(job.region.start), tuple(job.region.stop))
-        shape, chunks = tuple(job.spec.shape), tuple(job.spec.chunks)
-        ledger.begin(Manifest(_fingerprint(job), shape, chunks, region=region))
-    else:
+def _begin_or_resume(job: Job, options: RunOptions, found: list[Ledger] | None, store: Store) -> list[Target]:
+    if options.overwrite:
+        _delete(job, store)
+    ledgers = [Ledger(store, spec.path) for spec in job.specs] if found is None else found
+    for spec, ledger in zip(job.specs, ledgers, strict=True):
         ledger.store = store
-        ledger.gather()
+        if ledger.manifest is None:
+            ledger.begin(_manifest(job, spec))
+        else:
+            ledger.gather()
     _sweep(job)
-    return _open_array(job, store) if ledger.records else _create_array(job, store), ledger
+    if not any(ledger.records for ledger in ledgers):
+        _create_group(job, store)
+        return [(_create_array(job, spec, store), led) for spec, led in zip(job.specs, ledgers, strict=True)]
+    return [(_open_array(job, spec, store), led) for spec, led in zip(job.specs, ledgers, strict=True)]
 
 
-def agreeing_ledger(job: Job) -> Ledger | None:
-    """The ledger of the same run; None where nothing is there.
+def agreeing_ledgers(job: Job) -> list[Ledger] | None:
+    """The ledgers of the same run, one for each of the job's arrays; None where nothing is there.
+
+    A run that was killed at its very beginning may have left some of them not begun.
 
     Raises
     ------
@@ -73,15 +78,23 @@ def agreeing_ledger(job: Job) -> Ledger | None:
     """
     _refuse_bad_place(job)
     store = open_store(job.out, storage_options=job.storage_options)
-    ledger = Ledger(store, job.spec.path)
-    if not ledger.load() or ledger.manifest is None:
-        place = "" if job.spec.path == FULL_RESOLUTION else job.spec.path
+    ledgers = [Ledger(store, spec.path) for spec in job.specs]
+    loaded = [ledger.load() for ledger in ledgers]
+    if not any(loaded):
+        place = "" if job.makes_group else job.spec.path
         if names(store, place) - {LEDGER_FOLDER}:
             where = "/".join(filter(None, (job.out, place)))
             msg = f"{where} holds what this run did not write: choose another name, or --overwrite"
             raise InputError(msg)
         return None
-    then, now = ledger.manifest.fingerprint, _fingerprint(job)
+    for spec, ledger in zip(job.specs, ledgers, strict=True):
+        if ledger.manifest is not None:
+            _refuse_other(job, ledger.manifest.fingerprint, _fingerprint(job, spec))
+    return ledgers
+
+
+def _refuse_other(job: Job, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise where a ledger's fingerprint is not the job's."""
     if then.get("stage") != now["stage"]:
         told = f"{job.out} was made by {then.get('stage')}, not by {job.stage}"
         msg = f"{told}: choose another name, or --overwrite"
@@ -92,7 +105,6 @@ def agreeing_ledger(job: Job) -> Ledger | None:
         )
         msg = f"{job.out} was begun with other settings ({told}): use them again, or --overwrite"
         raise InputError(msg)
-    return ledger
 
 
 def names(store: Store, folder: str) -> set[str]:
@@ -104,21 +116,31 @@ def names(store: Store, folder: str) -> set[str]:
     return sync(collect())
 
 
-def _create_array(job: Job, store: Store) -> zarr.Array[Any]:
+def _create_group(job: Job, store: Store) -> None:
+    """The group of several arrays, made anew; a volume makes its own."""
+    if job.more:
+        _delete_metadata(store, "")
+        create_group(store, job.spec)
+
+
+def _create_array(job: Job, spec: VolumeSpec, store: Store) -> zarr.Array[Any]:
     """The array, made anew with its metadata: nothing is recorded, so a killed run may have left half."""
-    whole = job.spec.path == FULL_RESOLUTION
-    for folder in ("", f"{job.spec.path}/") if whole else (f"{job.spec.path}/",):
-        for name in METADATA:
-            sync(store.delete(folder + name))
-    if whole:
-        return create_volume(store, job.spec, job.stage)
-    return create_level(zarr.open_group(store, mode="r+"), job.spec)
+    _delete_metadata(store, f"{spec.path}/")
+    if spec.path == FULL_RESOLUTION:
+        _delete_metadata(store, "")
+        return create_volume(store, spec, job.stage)
+    return create_level(zarr.open_group(store, mode="r+"), spec)
 
 
-def _open_array(job: Job, store: Store) -> zarr.Array[Any]:
-    found = zarr.open_group(store, mode="r+").get(job.spec.path)
+def _delete_metadata(store: Store, folder: str) -> None:
+    for name in METADATA:
+        sync(store.delete(folder + name))
+
+
+def _open_array(job: Job, spec: VolumeSpec, store: Store) -> zarr.Array[Any]:
+    found = zarr.open_group(store, mode="r+").get(spec.path)
     if not isinstance(found, zarr.Array):
-        msg = f"{job.out} has a ledger but no array {job.spec.path}: start afresh with --overwrite"
+        msg = f"{job.out} has a ledger but no array {spec.path}: start afresh with --overwrite"
         raise InputError(msg)
     return found
 
@@ -126,6 +148,12 @@ def _open_array(job: Job, store: Store) -> zarr.Array[Any]:
 def _cut(value: object) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}..."
+
+
+def _manifest(job: Job, spec: VolumeSpec) -> Manifest:
+    region = None if job.region is None else (tuple(job.region.start), tuple(job.region.stop))
+    shape, chunks, sparse = tuple(spec.shape), tuple(spec.chunks), job.holds is not None
+    return Manifest(_fingerprint(job, spec), shape, chunks, region=region, sparse=sparse)
 
 
 def _differences(then: object, now: object, name: str = "") -> Iterator[tuple[str, object, object]]:
@@ -137,8 +165,7 @@ def _differences(then: object, now: object, name: str = "") -> Iterator[tuple[st
         yield name, then, now
 
 
-def _fingerprint(job: Job) -> dict[str, Any]:
-    spec = job.spec
+def _fingerprint(job: Job, spec: VolumeSpec) -> dict[str, Any]:
     layout = {
         "shape": list(spec.shape),
         "dtype": spec.dtype.name,
@@ -155,7 +182,7 @@ def _delete(job: Job, store: Store) -> None:
 
     The ledgers go first: a run that is killed meanwhile must not take what is left for its own work.
     """
-    if job.spec.path != FULL_RESOLUTION:
+    if not job.makes_group:
         sync(store.delete_dir(f"{LEDGER_FOLDER}/{job.spec.path}"))
         sync(store.delete_dir(job.spec.path))
         return
@@ -172,7 +199,7 @@ def _sweep(job: Job) -> None:
     if is_remote(job.out):
         return
     root = Path(_local(job.out))
-    for folder in (root / job.spec.path, root / LEDGER_FOLDER):
+    for folder in (*(root / spec.path for spec in job.specs), root / LEDGER_FOLDER):
         for partial in list(folder.rglob("*.partial")):
             partial.unlink()
     for partial in list(root.glob("*.partial")):

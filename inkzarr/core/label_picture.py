@@ -1,0 +1,94 @@
+"""A picture of a label volume over its scan, at the slices that hold most."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.labelled import open_label_arrays
+from inkzarr.core.picture import contact_sheet, stretch
+from inkzarr.core.remote import is_remote
+from inkzarr.core.schema import INK_THRESHOLD
+from inkzarr.core.store import open_stored
+from inkzarr.core.volume import StoredVolume
+
+PANELS = 4
+AROUND = 64
+"""Voxels that are shown around a chunk."""
+INK_COLOUR, NO_INK_COLOUR = np.array([230, 60, 30]), np.array([40, 110, 220])
+OPACITY = 0.55
+
+
+def draw_beside(url: str, scan_url: str | None, *, storage_options: dict[str, Any] | None = None) -> str:
+    """Draw a label group over its scan, as a PNG beside it; the file's name, empty for a remote group."""
+    if is_remote(url):
+        return ""
+    scan = None if scan_url is None else open_stored(scan_url, storage_options=storage_options)
+    drawn = draw_labels(*open_label_arrays(url), scan)
+    if drawn is None:
+        return ""
+    target = Path(url.removeprefix("file://")).with_suffix(".png")
+    target.write_bytes(drawn)
+    return str(target)
+
+
+def draw_labels(ink: StoredVolume, count: StoredVolume, scan: StoredVolume | None) -> bytes | None:
+    """A PNG of the densest slices: red is ink, blue is labelled as none, grey is the scan.
+
+    Parameters
+    ----------
+    ink, count : StoredVolume
+        The label group's arrays, with their ledgers.
+    scan : StoredVolume or None
+        Of the same shape; black where there is none.
+
+    Returns
+    -------
+    bytes or None
+        None where nothing is known to be labelled.
+    """
+    if count.ledger is None:
+        return None
+    grid = Grid(count.shape, count.chunks)
+    held = count.ledger.chunk_table().nonzero
+    order = np.argsort(held, axis=None, kind="stable")[::-1][:PANELS]
+    planes, captions = [], []
+    for at in order:
+        index = Zyx(*map(int, np.unravel_index(at, held.shape)))
+        if held[index]:
+            z = _densest(count, grid.box(index))
+            box = _around(grid.box(index), z, count.shape)
+            planes.append(
+                _overlay(ink.read(box)[0], count.read(box)[0], None if scan is None else scan.read(box)[0])
+            )
+            captions.append(f"z {z}, y {box.start.y}:{box.stop.y}, x {box.start.x}:{box.stop.x}")
+    if not planes:
+        return None
+    file = io.BytesIO()
+    contact_sheet([planes], [captions]).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _densest(count: StoredVolume, box: Box) -> int:
+    """The slice of a chunk with most labelled voxels."""
+    return box.start.z + int(np.count_nonzero(count.read(box), axis=(1, 2)).argmax())
+
+
+def _around(box: Box, z: int, shape: Zyx) -> Box:
+    start = Zyx(z, max(0, box.start.y - AROUND), max(0, box.start.x - AROUND))
+    stop = Zyx(z + 1, min(shape.y, box.stop.y + AROUND), min(shape.x, box.stop.x + AROUND))
+    return Box(start, stop)
+
+
+def _overlay(ink: np.ndarray, count: np.ndarray, scan: np.ndarray | None) -> np.ndarray:
+    """Red, green, blue, uint8."""
+    grey = np.zeros(ink.shape, np.uint8) if scan is None else stretch(scan)
+    picture = np.repeat(grey[..., None], 3, axis=-1).astype(np.float64)
+    for where, colour in ((ink >= INK_THRESHOLD, INK_COLOUR), (ink < INK_THRESHOLD, NO_INK_COLOUR)):
+        chosen = where & (count > 0)
+        picture[chosen] = (1 - OPACITY) * picture[chosen] + OPACITY * colour
+    return picture.round().astype(np.uint8)

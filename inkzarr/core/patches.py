@@ -1,0 +1,128 @@
+"""Tables of windows: Parquet with their lineage, or .npy with their corners alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inkzarr.core.errors import InputError
+from inkzarr.core.geometry import Zyx
+from inkzarr.core.schema import DIMS, LINEAGE, PATCH_COLUMNS
+
+NPY = ".npy"
+DEFAULT_WINDOW = 128
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Windows of a label volume.
+
+    Parameters
+    ----------
+    corners : numpy.ndarray of int64, (n, 3)
+        First voxel of each window: z, y, x.
+    labelled, ink : numpy.ndarray of int64, (n,), or None
+        Voxels with a label, and those of them that are ink; None where the table does not tell.
+    window : Zyx or None
+        One window, in voxels; None where the table does not tell.
+    lineage : dict
+        What made it; JSON.
+    """
+
+    corners: NDArray[np.int64]
+    labelled: NDArray[np.int64] | None = None
+    ink: NDArray[np.int64] | None = None
+    window: Zyx | None = None
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many windows."""
+        return len(self.corners)
+
+    def take(self, chosen: NDArray[Any], **lineage: object) -> Patches:
+        """Some of the windows, by index or mask; `lineage` is added."""
+        labelled, ink = (None if column is None else column[chosen] for column in (self.labelled, self.ink))
+        return Patches(self.corners[chosen], labelled, ink, self.window, self.lineage | lineage)
+
+
+def write_patches(path: str | PathLike[str], patches: Patches) -> None:
+    """Write a table: ``.npy`` (int64, n x 3) or Parquet, by the name; replaced if it exists."""
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            if target.suffix == NPY:
+                np.save(file, patches.corners)
+            else:
+                _write_parquet(file, patches)
+        partial.replace(target)
+    except OSError as error:
+        msg = f"patches cannot be written to {target} ({error}): choose another place"
+        raise InputError(msg) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_patches(path: str | PathLike[str]) -> Patches:
+    """Read a table that `write_patches` or another tool wrote.
+
+    Raises
+    ------
+    InputError
+        Missing, damaged, or without the columns z, y and x.
+    """
+    where = Path(path)
+    if not where.is_file():
+        msg = f"patches {where} do not exist: write them with inkzarr patches"
+        raise InputError(msg)
+    try:
+        return _read_npy(where) if where.suffix == NPY else _read_parquet(where)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        msg = f"patches {where} cannot be read ({error}): give Parquet with columns z, y, x, or .npy of n x 3"
+        raise InputError(msg) from error
+
+
+def _write_parquet(file: Any, patches: Patches) -> None:  # noqa: ANN401
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = dict(zip(DIMS, patches.corners.T, strict=True))
+    for name, column in (("labelled", patches.labelled), ("ink", patches.ink)):
+        columns[name] = np.zeros(len(patches), np.int64) if column is None else column
+    table = pa.table({name: pa.array(np.ascontiguousarray(columns[name])) for name in PATCH_COLUMNS})
+    told = {"window": patches.window and list(patches.window), **patches.lineage}
+    parquet.write_table(table.replace_schema_metadata({LINEAGE: json.dumps(told)}), file)
+
+
+def _read_parquet(path: Path) -> Patches:
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    missing = [name for name in DIMS if name not in table.column_names]
+    if missing:
+        msg = f"no column {missing[0]}"
+        raise ValueError(msg)
+    columns = {n: table[n].to_numpy() for n in PATCH_COLUMNS if n in table.column_names}
+    told = json.loads((table.schema.metadata or {}).get(LINEAGE.encode(), b"{}"))
+    window = told.pop("window", None)
+    corners = _corners(np.stack([columns[name] for name in DIMS], -1))
+    size = None if window is None else Zyx.of(window)
+    return Patches(corners, columns.get("labelled"), columns.get("ink"), size, told)
+
+
+def _read_npy(path: Path) -> Patches:
+    return Patches(_corners(np.load(path, allow_pickle=False)))
+
+
+def _corners(found: NDArray[Any]) -> NDArray[np.int64]:
+    if found.ndim != 2 or found.shape[1] != len(DIMS) or found.dtype.kind not in "iu":
+        msg = f"an array of {found.shape} {found.dtype}"
+        raise ValueError(msg)
+    return np.ascontiguousarray(found, np.int64)

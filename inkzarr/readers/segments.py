@@ -1,0 +1,203 @@
+"""Segments on disk: a tree of surfaces and a folder of labels, matched by id.
+
+::
+
+    PATHS/{id}/{id}.ppm (+ {id}_mask.png)     INK/{id}_inklabels.png
+    PATHS/{id}/{id}.tifxyz/                   INK/{id}_supervision_mask.png   (if there is one)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+
+from inkzarr.core.errors import InputError
+from inkzarr.core.ppm import mask_path
+from inkzarr.core.surface import Surface, flat_surface, open_surface
+from inkzarr.readers.label_png import LabelPng, open_label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+LABEL, SUPERVISION = "_inklabels.png", "_supervision_mask.png"
+PIECE = 1 << 24
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A surface and what is painted on it.
+
+    Parameters
+    ----------
+    id : str
+        Its name.
+    surface : Surface
+        Where its pixels lie.
+    label : LabelPng
+        Nonzero is ink, 255 is certain.
+    supervision : LabelPng or None
+        Where it is not 0 the label counts; None: everywhere.
+    files : tuple of pathlib.Path
+        All that it is read from.
+    """
+
+    id: str
+    surface: Surface
+    label: LabelPng
+    supervision: LabelPng | None
+    files: tuple[Path, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns that both the surface and the label have."""
+        rows, cols = map(min, self.surface.shape, self.label.shape)
+        return rows, cols
+
+    def hashes(self) -> dict[str, dict[str, Any]]:
+        """Bytes and crc32c of every file, by name."""
+        return {path.name: _hash(path) for path in self.files}
+
+
+def find_segments(
+    paths: str | Path,
+    ink: str | Path,
+    *,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    all_versions: bool = False,
+) -> list[Segment]:
+    """All segments of a scroll, by id; headers and sizes are checked, no pixel is read.
+
+    Parameters
+    ----------
+    paths : path
+        The tree of surfaces, or one surface: a ``.ppm`` file or a tifxyz folder.
+    ink : path
+        The folder of labels, or the label of the one surface.
+    only, exclude : sequence of str
+        Ids to take, and to leave out; ``*`` and ``?`` stand for anything.
+    all_versions : bool
+        Of ids that differ in the last character only, keep all; else the newest that has a label counts.
+
+    Raises
+    ------
+    InputError
+        Nothing found, an id that is not there, a surface without a label, or files that do not fit.
+    """
+    tree, folder = Path(paths), Path(ink)
+    for place in (tree, folder):
+        if not place.exists():
+            msg = f"{place} does not exist: give the segments' folder, then the labels' folder"
+            raise InputError(msg)
+    if tree.is_file() or (tree / "meta.json").exists():
+        surfaces = {tree.stem: tree}
+    else:
+        found = ((child.name, _surface_in(child)) for child in sorted(tree.iterdir()) if child.is_dir())
+        surfaces = {name: surface for name, surface in found if surface is not None}
+    if not surfaces:
+        msg = f"{tree} holds no segment: a segment is {{id}}/{{id}}.ppm or {{id}}/{{id}}.tifxyz"
+        raise InputError(msg)
+    chosen = _choose(list(surfaces), only, exclude, tree)
+    labels = {name: folder if folder.is_file() else folder / f"{name}{LABEL}" for name in chosen}
+    if folder.is_file() and len(chosen) > 1:
+        msg = f"{folder} is one label, {tree} holds {len(chosen)} segments: give a folder, or --only ID"
+        raise InputError(msg)
+    if not all_versions:
+        chosen = _newest(chosen, {name for name, path in labels.items() if path.exists()})
+    missing = [name for name in chosen if not labels[name].is_file()]
+    if missing:
+        shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        msg = f"no label for {shown} in {folder}: add {missing[0]}{LABEL}, or leave out with --exclude"
+        raise InputError(msg)
+    return [_open(name, surfaces[name], labels[name]) for name in chosen]
+
+
+def flat_segment(ink: str | Path, plane: tuple[int, int], z: float) -> Segment:
+    """The label of a flattened segment, at height `z` of its surface volume.
+
+    Parameters
+    ----------
+    ink : path
+        The label.
+    plane : tuple of int
+        Rows and columns of the surface volume.
+    z : float
+        In voxels.
+
+    Raises
+    ------
+    InputError
+        No label, or of another size.
+    """
+    label = open_label(ink)
+    label.check_size(plane, plane)
+    name = label.path.stem.removesuffix(LABEL.removesuffix(".png"))
+    mask = label.path.with_name(f"{name}{SUPERVISION}")
+    supervision = _supervision(mask, plane)
+    files = (label.path, *((mask,) if supervision else ()))
+    return Segment(name, flat_surface(plane, z), label, supervision, files)
+
+
+def _surface_in(folder: Path) -> Path | None:
+    for name in (f"{folder.name}.ppm", f"{folder.name}.tifxyz"):
+        if (folder / name).exists():
+            return folder / name
+    return None
+
+
+def _choose(names: list[str], only: Sequence[str], exclude: Sequence[str], tree: Path) -> list[str]:
+    for pattern in (*only, *exclude):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            msg = f"segment {pattern} is not in {tree}: it holds {', '.join(names[:SHOWN])}"
+            raise InputError(msg)
+    taken = [n for n in names if not only or any(fnmatchcase(n, pattern) for pattern in only)]
+    taken = [n for n in taken if not any(fnmatchcase(n, pattern) for pattern in exclude)]
+    if not taken:
+        msg = f"--only and --exclude leave no segment of {tree}: name fewer"
+        raise InputError(msg)
+    return taken
+
+
+def _newest(names: Iterable[str], labelled: set[str]) -> list[str]:
+    """One id of those that differ in the last character: the last that has a label, else the last."""
+    groups = (list(versions) for _, versions in groupby(sorted(names), key=lambda name: name[:-1]))
+    return [([v for v in versions if v in labelled] or versions)[-1] for versions in groups]
+
+
+def _open(name: str, path: Path, label_path: Path) -> Segment:
+    surface, label = open_surface(path), open_label(label_path)
+    # past the last grid point of a coarse surface no pixel has a place, so a label may end there
+    axes = zip(surface.shape, surface.stored_shape, strict=True)
+    rows, cols = (n if n == stored else -(-(stored - 1) * n // stored) for n, stored in axes)
+    label.check_size(surface.shape, (rows, cols))
+    mask = label_path.with_name(f"{name}{SUPERVISION}")
+    supervision = _supervision(mask, (min(surface.shape[0], rows), min(surface.shape[1], cols)))
+    if path.is_dir():
+        parts = [part for part in sorted(path.iterdir()) if part.suffix in (".tif", ".json")]
+    else:
+        parts = [path, *filter(Path.exists, [mask_path(path)])]
+    files = (*parts, label_path, *((mask,) if supervision else ()))
+    return Segment(name, surface, label, supervision, files)
+
+
+def _supervision(path: Path, least: tuple[int, int]) -> LabelPng | None:
+    if not path.exists():
+        return None
+    mask = open_label(path)
+    mask.check_size(least, least)
+    return mask
+
+
+def _hash(path: Path) -> dict[str, Any]:
+    """Bytes and crc32c of a file."""
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            crc = google_crc32c.extend(crc, piece)
+    return {"bytes": path.stat().st_size, "crc32c": f"{crc:08x}"}

@@ -1,0 +1,49 @@
+"""All segments' painted parts: strip by strip for the run, a pixel of each tile for its plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inkzarr.core.buckets import TILE, PixelCount, Rule, Strip
+from inkzarr.readers.painted import paint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from inkzarr.core.progress import Progress
+    from inkzarr.readers.segments import Segment
+
+SAMPLES = 50_000
+"""Pixels that a plan looks at."""
+
+
+def painted_strips(
+    segments: list[Segment], skip_blank: int, pixels: list[PixelCount], progress: Progress
+) -> Iterator[Strip]:
+    """The painted parts of all segments, one label in memory at a time."""
+    for number, segment in enumerate(segments):
+        painted = paint(segment, skip_blank)
+        pixels[number].blank, pixels[number].unsupervised = painted.blank, painted.unsupervised
+        for row, col, values, used in painted.strips(TILE):
+            yield Strip(number, segment.surface, row, col, values, used)
+        progress.advance(segment.shape[0] * segment.shape[1])
+
+
+def look(segments: list[Segment], rule: Rule, skip_blank: int) -> tuple[np.ndarray, int, int]:
+    """Look at one pixel of each tile: the cells that it touches, painted pixels, and pixels looked at."""
+    touched = np.zeros(rule.grid.counts, np.bool_)
+    painted_pixels = seen = 0
+    each = max(1, SAMPLES // len(segments))
+    for segment in segments:
+        painted = paint(segment, skip_blank)
+        painted_pixels += painted.count
+        places = list(painted.samples(TILE))
+        for row, col in places[:: max(1, len(places) // each)]:
+            points, _, valid = segment.surface.tile(slice(row, row + 1), slice(col, col + 1))
+            at = np.floor(points[0, 0] + 0.5)
+            seen += 1
+            if valid[0, 0] and (at >= 0).all() and (at < rule.grid.shape).all():
+                touched[tuple((at // rule.grid.cell).astype(int))] = True
+    return touched, painted_pixels, seen
