@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from inkzarr.core.buckets import Buckets, PixelCount, Rule, scan_strip
-from inkzarr.core.errors import InputError
+from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.label_picture import draw_beside
@@ -220,7 +220,10 @@ def labels(
         told = _provenance(segments, job, pixels)
         job = dataclasses.replace(_with_lineage(job, settings, told), holds=buckets.holds)
         run = write_blocks(job, LabelBlocks(buckets), options)
-    picture = draw_beside(job.out, _scan_url(str(paths), settings), storage_options=storage_options)
+    try:
+        picture = draw_beside(job.out, _scan_url(str(paths), settings), storage_options=storage_options)
+    except (OSError, StoreError) as error:
+        picture = f"not drawn: {error}"
     return _report(run, told, picture)
 
 

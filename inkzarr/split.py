@@ -269,7 +269,7 @@ def _write(train: Patches, valid: Patches, out: Path, settings: SplitSettings, b
     _refuse_none(near, settings)
     told = {"margin": settings.margin, "jitter": settings.jitter, "rule": settings.rule, "gap": gap}
     write_patches(out, train.take(~near, split=told))
-    picture = out.with_suffix(".png")
+    picture = Path(f"{out}.png")
     picture.write_bytes(draw(train, near, valid, settings, gap))
     dropped = int(np.count_nonzero(near))
     kept, seconds = len(train) - dropped, time.monotonic() - began

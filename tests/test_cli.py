@@ -122,7 +122,7 @@ def test_labels_patches_and_split(tmp_path):
     done = run(*command, "--skip-blank", "0")
     assert done.returncode == 0, done.stderr
     assert "conflicts" in done.stdout
-    assert (tmp_path / "labels.png").exists()
+    assert (tmp_path / "labels.zarr.png").exists()
     assert run("verify", out).returncode == 0
     table = tmp_path / "all.parquet"
     assert run("patches", out, table, "--window", "32").returncode == 0

@@ -331,9 +331,12 @@ def test_a_finished_run_is_not_done_again(two, monkeypatch):
     assert (second.segments, second.votes, second.conflicts) == (first.segments, first.votes, first.conflicts)
 
 
-def test_failed_blocks_are_taken_up(two, monkeypatch):
+@pytest.mark.parametrize("then", [128, 256])
+def test_failed_blocks_are_taken_up(two, monkeypatch, then):
+    """With the same blocks, and with others: nothing is computed or counted twice."""
     folder, _ = two
-    whole = run(folder, "whole.zarr", block=128)
+    shutil.rmtree(folder / "broken.zarr", ignore_errors=True)
+    whole = run(folder, "whole.zarr", RunOptions(overwrite=True), block=128)
     count_votes = sys.modules["inkzarr.core.votes"].count_votes
 
     def failing(tiles, box, rule):
@@ -346,9 +349,10 @@ def test_failed_blocks_are_taken_up(two, monkeypatch):
     with pytest.raises(BlocksFailedError, match="disk full"):
         run(folder, "broken.zarr", RunOptions(), block=128)
     monkeypatch.undo()
-    report = run(folder, "broken.zarr", RunOptions(), block=128)
-    assert report.run.resumed == report.run.blocks - 1
-    assert contents(folder / "broken.zarr") == contents(folder / "whole.zarr")
+    report = run(folder, "broken.zarr", RunOptions(), block=then)
+    assert report.run.resumed == (report.run.blocks - 1 if then == 128 else 0)
+    np.testing.assert_array_equal(arrays(folder / "broken.zarr"), arrays(folder / "whole.zarr"))
+    assert then != 128 or contents(folder / "broken.zarr") == contents(folder / "whole.zarr")
     assert (report.votes, report.conflicts, report.ink) == (whole.votes, whole.conflicts, whole.ink)
 
 

@@ -76,7 +76,7 @@ def test_split_writes_a_table_and_a_picture(tmp_path, out):
     assert kept.corners[:, 0].tolist() == [*range(0, 1400, 100), *range(2700, 4000, 100)]
     assert (report.kept, report.dropped, report.valid, report.gap) == (27, 13, 1, 572)
     assert "smallest gap left: 572 voxels, 512 asked for" in str(report)
-    with Image.open(tmp_path / "kept.png") as image:
+    with Image.open(tmp_path / f"{out}.png") as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
     assert {(40, 90, 200), (220, 60, 40), (205, 205, 205)} <= colours
     if out.endswith("parquet"):

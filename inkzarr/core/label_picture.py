@@ -31,7 +31,7 @@ def draw_beside(url: str, scan_url: str | None, *, storage_options: dict[str, An
     drawn = draw_labels(*open_label_arrays(url), scan)
     if drawn is None:
         return ""
-    target = Path(url.removeprefix("file://")).with_suffix(".png")
+    target = Path(f"{url.removeprefix('file://').rstrip('/')}.png")
     target.write_bytes(drawn)
     return str(target)
 

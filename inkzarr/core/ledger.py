@@ -12,7 +12,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -138,6 +138,8 @@ class Manifest:
         First voxel and one past the last, where only a box of the array is written.
     sparse : bool
         Whether blocks known to be empty are left out: once done, a chunk without a record holds zeros.
+    blocks : int or None
+        How many are recorded, once a sparse run is done: lost lines must not read as empty blocks.
     """
 
     fingerprint: dict[str, Any]
@@ -146,6 +148,14 @@ class Manifest:
     state: str = RUNNING
     region: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     sparse: bool = False
+    blocks: int | None = None
+
+    def to_json(self) -> str:
+        """What is stored; what only sparse runs have is left out of others."""
+        told = asdict(self)
+        if not self.sparse:
+            del told["sparse"], told["blocks"]
+        return json.dumps(told, indent=1)
 
 
 class Ledger:
@@ -194,6 +204,9 @@ class Ledger:
                     record = BlockRecord.from_json(line)
                     _check_fit(record, self.manifest)
                     self.records[record.box] = record
+            if self.manifest.state == DONE and self.manifest.blocks not in (None, len(self.records)):
+                msg = f"{len(self.records)} blocks where {self.manifest.blocks} were written"
+                raise ValueError(msg)
         except (ValueError, TypeError, KeyError) as error:
             where = f"the ledger {self.folder} of {self.store}"
             msg = f"{where} cannot be read ({error}): write that volume afresh, with --overwrite"
@@ -205,12 +218,26 @@ class Ledger:
         self.manifest, self.records = manifest, {}
         for name in self._part_names():
             sync(self.store.delete(f"{self.folder}/{name}"))
-        self._put("manifest.json", json.dumps(asdict(manifest), indent=1))
+        self._put("manifest.json", manifest.to_json())
 
     def add(self, record: BlockRecord) -> None:
         """Remember a finished block; `flush` makes it last."""
         self.records[record.box] = record
         self._unsaved.append(record)
+
+    def keep(self, boxes: set[Box]) -> None:
+        """Forget all blocks but these: what is counted a block must not be counted twice."""
+        kept = {box: record for box, record in self.records.items() if box in boxes}
+        if len(kept) == len(self.records):
+            return
+        parts = [name for name in self._part_names() if name != GATHERED]
+        if kept:
+            self._put(GATHERED, _lines(kept[box] for box in sorted(kept)))
+        else:
+            parts.append(GATHERED)
+        for name in parts:
+            sync(self.store.delete(f"{self.folder}/{name}"))
+        self.records = kept
 
     def flush(self) -> None:
         """Write what was added since the last flush."""
@@ -235,7 +262,8 @@ class Ledger:
             msg = "a ledger is finished only after it was begun or loaded"
             raise RuntimeError(msg)
         self.gather()
-        self._put("manifest.json", json.dumps(asdict(self.manifest) | {"state": DONE}, indent=1))
+        done = replace(self.manifest, state=DONE, blocks=len(self.records))
+        self._put("manifest.json", done.to_json())
 
     def chunk_table(self) -> ChunkTable:
         """All chunks' records as arrays over the chunk grid."""

@@ -11,7 +11,7 @@ import zarr
 from zarr.core.sync import sync
 
 from inkzarr.core.errors import InputError, StoreError
-from inkzarr.core.ledger import Ledger, Manifest
+from inkzarr.core.ledger import DONE, Ledger, Manifest
 from inkzarr.core.remote import is_remote, open_store
 from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, METADATA
 from inkzarr.core.store import create_group, create_level, create_volume
@@ -58,6 +58,8 @@ def _begin_or_resume(job: Job, options: RunOptions, found: list[Ledger] | None, 
         if ledger.manifest is None:
             ledger.begin(_manifest(job, spec))
         else:
+            if job.more and ledger.manifest.state != DONE:
+                ledger.keep(set(job.blocks()))
             ledger.gather()
     _sweep(job)
     if not any(ledger.records for ledger in ledgers):

@@ -1,6 +1,7 @@
 """The ledger remembers what was written, and says so when it cannot be read."""
 
 import json
+from dataclasses import replace
 
 import google_crc32c
 import numpy as np
@@ -139,3 +140,30 @@ def test_a_damaged_manifest_is_refused(ledger, tmp_path, text):
     (tmp_path / ".inkzarr" / "0" / "manifest.json").write_text(text, encoding="latin-1")
     with pytest.raises(InkzarrError, match=r"cannot be read|cannot read|holds no byte"):
         again(ledger)
+
+
+def test_lost_lines_of_a_sparse_run_are_no_empty_blocks(tmp_path):
+    store = open_store(str(tmp_path), read_only=False)
+    ledger = Ledger(store, "0")
+    ledger.begin(Manifest({"stage": "t"}, SHAPE, CHUNKS, sparse=True))
+    ledger.add(record(Box(Zyx(0, 0, 0), Zyx(4, 8, 8))))
+    ledger.finish()
+    assert Ledger(store, "0").load()
+    (tmp_path / ".inkzarr" / "0" / "blocks.jsonl").unlink()
+    with pytest.raises(InputError, match="0 blocks where 1 were written"):
+        Ledger(store, "0").load()
+
+
+def test_blocks_of_another_size_are_not_counted_twice(tmp_path):
+    store = open_store(str(tmp_path), read_only=False)
+    ledger = Ledger(store, "0")
+    ledger.begin(Manifest({"stage": "t"}, SHAPE, CHUNKS))
+    small, large = Box(Zyx(0, 0, 0), Zyx(4, 4, 8)), Box(Zyx(4, 0, 0), Zyx(8, 8, 8))
+    for box in (small, large):
+        ledger.add(replace(record(box), tally={"votes": 5}))
+    ledger.flush()
+    ledger.keep({large})
+    again = Ledger(store, "0")
+    again.load()
+    assert list(again.records) == [large]
+    assert again.tally() == {"votes": 5}

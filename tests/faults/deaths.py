@@ -213,6 +213,7 @@ def interrupt(name, folder):
 def main():
     what, *which, folder = sys.argv[1:]
     folder = Path(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
     inkzarr.core.schema.CHUNK = 16  # here, not on import: pytest imports this file for its doctests
     prepare(folder)
     if what == "kill":
