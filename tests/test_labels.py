@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -434,6 +435,10 @@ def test_every_kind_of_png_is_told_by_its_rule(tmp_path):
         assert label.shape == (20, 31), name
         np.testing.assert_array_equal(label.read((20, 31)), expected, err_msg=name)
         np.testing.assert_array_equal(label.read((9, 8)), expected[:9, :8], err_msg=name)
+    deep = struct.pack(">8sI4sIIBBBBB", b"\x89PNG\r\n\x1a\n", 13, b"IHDR", 31, 20, 16, 2, 0, 0, 0)
+    (tmp_path / "deep_colour.png").write_bytes(deep)
+    with pytest.raises(InputError, match="has 16 bits a colour"):
+        open_label(tmp_path / "deep_colour.png")
     Image.fromarray(grey.astype(np.uint16)).save(tmp_path / "shallow.png")
     with pytest.raises(InputError, match="no value above 255"):
         open_label(tmp_path / "shallow.png").read((20, 31))

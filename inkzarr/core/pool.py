@@ -143,7 +143,7 @@ class Cluster:
             done.add(self._done.get(timeout=POLL_S))
             while True:
                 done.add(self._done.get_nowait())
-        if self._client.status != "running":
+        if self._client.status != "running" or any(future.cancelled() for future in done):
             msg = f"the scheduler at {self._address} is gone; what is written stays, run again to go on"
             raise BlocksFailedError(msg)
         return done & pending

@@ -111,7 +111,10 @@ class LabelPng:
         if 0 < deep.max(initial=0) <= LARGEST_BYTE:
             msg = f"label {self.path} has 16 bits a pixel but no value above 255: save it as 8 bit"
             raise InputError(msg)
-        values: Bytes = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        values = np.empty(deep.shape, np.uint8)
+        rows = max(1, BAND // deep.shape[1])
+        for top in range(0, deep.shape[0], rows):
+            values[top : top + rows] = (deep[top : top + rows].astype(np.uint32) + 128) // 257
         return values
 
 
@@ -133,5 +136,8 @@ def open_label(path: str | Path) -> LabelPng:
     signature, _, name, width, height, bits, colour = fields
     if signature != SIGNATURE or name != b"IHDR" or colour not in KINDS or 0 in (width, height):
         msg = f"label {where} is no PNG: save the painted layer as PNG, 8 bit grey"
+        raise InputError(msg)
+    if bits == DEEP and colour != 0:
+        msg = f"label {where} has 16 bits a colour, of which half would be lost: save it as grey"
         raise InputError(msg)
     return LabelPng(where, (height, width), colour, bits)
