@@ -11,29 +11,32 @@ nothing to add to what is stored, and nothing that depends on an order.
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import os
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from inkzarr.core.buckets import Buckets, PixelCount, Rule, scan_strip
+from inkzarr.core.buckets import Buckets, PixelCount, Rule, refuse_no_votes, scan_strip
 from inkzarr.core.errors import InputError, StoreError
-from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.geometry import Grid, Zyx
+from inkzarr.core.given import several, unify
 from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.label_picture import draw_beside
-from inkzarr.core.ledger import DONE
+from inkzarr.core.ledger import DONE, Ledger
 from inkzarr.core.pool import map_in_order, open_pool
 from inkzarr.core.progress import Progress, duration, size
+from inkzarr.core.remote import open_store
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import COUNT, DEFAULT_VOXEL_SIZE_UM, INK, VERSION, VolumeSpec
 from inkzarr.core.store import open_stored
 from inkzarr.core.target import agreeing_ledgers
 from inkzarr.core.votes import TALLY, LabelBlocks
-from inkzarr.readers.segments import Segment, find_segments, flat_segment
+from inkzarr.readers.checksums import FileSums, as_stored, checksums, remember, remembered, unread
+from inkzarr.readers.segments import Segment, files_of, find_segments, flat_segment
 from inkzarr.readers.strips import look, painted_strips
 
 if TYPE_CHECKING:
@@ -56,17 +59,17 @@ class LabelSettings:
 
     Parameters
     ----------
-    like : str or None
+    like : path or None
         URL of the scan that the labels belong to: shape and voxel size are its own.
     shape : Zyx or None
-        In voxels, where there is no scan at hand.
+        Or three numbers; in voxels, where there is no scan at hand.
     depth : float
         Voxels on each side of the surface, a multiple of 0.5.
     footprint : str
         ``ray``: the voxels along the normal. ``box``: the original project's, the box around that line.
     skip_blank : int
         Blocks of so many pixels squared without any ink were not painted, and do not vote; 0: all do.
-    only, exclude : tuple of str
+    only, exclude : str or tuple of str
         Ids of segments to take, and to leave out; ``*`` and ``?`` stand for anything.
     all_versions : bool
         Keep all of the ids that differ in the last character only.
@@ -81,18 +84,19 @@ class LabelSettings:
         A setting that cannot be.
     """
 
-    like: str | None = None
+    like: str | PathLike[str] | None = None
     shape: Zyx | None = None
     depth: float = 4
     footprint: Footprint = "ray"
     skip_blank: int = 128
-    only: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
+    only: str | tuple[str, ...] = ()
+    exclude: str | tuple[str, ...] = ()
     all_versions: bool = False
     flat: float | None = None
     block: int = 256
 
     def __post_init__(self) -> None:
+        unify(self, like=os.fspath, shape=Zyx.of, only=several, exclude=several)
         if not 0 <= self.depth <= 1000 or (2 * self.depth) % 1:
             msg = f"depth {self.depth} cannot be: give voxels from 0 to 1000, whole or half"
             raise InputError(msg)
@@ -106,6 +110,12 @@ class LabelSettings:
             msg = (
                 f"skip_blank {self.skip_blank} or block {self.block} cannot be: use 0 or more, and 1 or more"
             )
+            raise InputError(msg)
+        if self.flat is not None and not math.isfinite(self.flat):
+            msg = f"flat {self.flat} cannot be: give the height z of the surface, in voxels"
+            raise InputError(msg)
+        if self.flat is not None and (self.only or self.exclude or self.all_versions):
+            msg = "a flattened segment has one label: leave out --only, --exclude and --all-versions"
             raise InputError(msg)
         if self.like is not None and self.shape is not None:
             msg = f"both a volume {self.like} and a shape {tuple(self.shape)} were given: give one of them"
@@ -121,7 +131,8 @@ class LabelReport:
     run : Report
         Blocks and time.
     segments : dict
-        By id: pixels used and dropped, and why; voxels dropped outside the volume.
+        By id: pixels used and dropped, and why; voxels dropped outside the volume; ``instead_of``: versions
+        left out.
     labelled, ink, conflicts : int
         Voxels with a vote; those of them that are ink; those where one segment says ink, another none.
     votes : int
@@ -141,7 +152,7 @@ class LabelReport:
     @property
     def pixels(self) -> dict[str, int]:
         """Pixels (and voxels outside) of all segments together."""
-        names = [field.name for field in dataclasses.fields(PixelCount)]
+        names = [field.name for field in fields(PixelCount)]
         return {name: sum(s["pixels"][name] for s in self.segments.values()) for name in names}
 
     def __str__(self) -> str:
@@ -150,9 +161,12 @@ class LabelReport:
         why = ", ".join(
             f"{n} {name}" for name, n in pixels.items() if n and name not in ("used", "dropped_voxels")
         )
+        done = f"{self.run.out}: done already, all {self.run.blocks} blocks are from before"
+        older = {name: s["instead_of"] for name, s in self.segments.items() if s.get("instead_of")}
         lines = [
-            str(self.run),
+            done if self.run.resumed == self.run.blocks else str(self.run),
             f"segments   {len(self.segments)}: {', '.join(self.segments)}",
+            *([f"left out   {_older(older)}"] if older else []),
             f"pixels     {pixels['used']} used" + (f"; {why}" if why else ""),
             f"voxels     {self.labelled} labelled, {self.ink} of them ink, {self.votes} votes, "
             f"{pixels['dropped_voxels']} dropped outside the volume",
@@ -212,13 +226,21 @@ def labels(
     """
     segments, job, rule = _prepare(str(paths), str(ink), str(out), settings, storage_options)
     plan_blocks(job, options)
-    told = _told_before(job, options)
-    if told is not None:
-        return _report(write_blocks(job, LabelBlocks(None), options), told)
+    sums = checksums(
+        f"{STAGE}, checksums", files_of(segments), remembered(job.out), json_lines=options.json_logs
+    )
+    job = _with_fingerprint(job, segments, settings, sums)
+    ledgers = None if options.overwrite else agreeing_ledgers(job)
+    if ledgers and all(ledger.manifest and ledger.manifest.state == DONE for ledger in ledgers):
+        remember(job.out, sums)
+        return _told_before(job, ledgers[0])
     with closing(Buckets(rule, [segment.surface.unmasked() for segment in segments])) as buckets:
         pixels = _fill(buckets, segments, job, settings, options)
-        told = _provenance(segments, job, pixels)
-        job = dataclasses.replace(_with_lineage(job, settings, told), holds=buckets.holds)
+        told = {
+            one.id: one.provenance(sums, asdict(count)) for one, count in zip(segments, pixels, strict=True)
+        }
+        remember(job.out, sums)
+        job = replace(_with_lineage(job, settings, told), holds=buckets.holds)
         run = write_blocks(job, LabelBlocks(buckets), options)
     try:
         picture = draw_beside(job.out, _scan_url(str(paths), settings), storage_options=storage_options)
@@ -245,23 +267,21 @@ def plan_labels(
     """
     segments, job, rule = _prepare(str(paths), str(ink), str(out), settings, storage_options)
     touched, pixels, seen = look(segments, rule, settings.skip_blank)
-    job = dataclasses.replace(job, holds=lambda box: bool(touched[rule.grid.cells(box).slices].any()))
+    job = replace(job, holds=lambda box: bool(touched[rule.grid.cells(box).slices].any()))
     plan = plan_blocks(job, options)
     cells = int(np.count_nonzero(touched))
     in_flight = min(job.in_flight(options), max(1, plan.blocks))
     seconds = (pixels * SECONDS_A_PIXEL + cells * SECONDS_A_CELL) / min(in_flight, os.cpu_count() or 1)
+    older = {segment.id: list(segment.instead_of) for segment in segments if segment.instead_of}
     extra = {
         "segments": f"{len(segments)}: {', '.join(segment.id for segment in segments)}",
+        **({"left out": _older(older)} if older else {}),
         "pixels": f"{pixels} painted of {sum(s.shape[0] * s.shape[1] for s in segments)}",
         "chunks": f"about {cells}, seen through {seen} pixels",
-        "bytes in": size(sum(path.stat().st_size for segment in segments for path in segment.files)),
+        "bytes in": size(sum(path.stat().st_size for path in files_of(segments))),
         "estimated time": f"about {duration(seconds)}, {in_flight} blocks at once",
     }
-    return dataclasses.replace(plan, extra=extra)
-
-
-def _nothing(_box: Box) -> bool:
-    return False
+    return replace(plan, extra=extra)
 
 
 def _prepare(
@@ -285,46 +305,56 @@ def _prepare(
     if settings.flat is not None:
         segments = [flat_segment(ink, (shape.y, shape.x), settings.flat)]
     else:
-        chosen = {"only": settings.only, "exclude": settings.exclude}
+        chosen = {"only": several(settings.only), "exclude": several(settings.exclude)}
         segments = find_segments(paths, ink, **chosen, all_versions=settings.all_versions)
     spec = VolumeSpec(shape, np.dtype(INK.dtypes[0]), size_um, path=INK.name)
-    count = dataclasses.replace(spec, dtype=np.dtype(COUNT.dtypes[0]), path=COUNT.name)
+    count = replace(spec, dtype=np.dtype(COUNT.dtypes[0]), path=COUNT.name)
     rule = Rule(settings.depth, settings.footprint == "box", Grid(shape, spec.chunks))
     job = Job(
         STAGE,
         out,
         spec,
         Zyx.of(settings.block),
-        _fingerprint(segments, settings),
+        {},
         workers=max(2, os.cpu_count() or 2),
         storage_options=storage_options,
         inputs=tuple(filter(None, (like, paths, ink))),
         more=(count,),
-        holds=_nothing,
+        holds=lambda _box: False,
     )
     cell = Zyx(*map(min, job.grid.cell, shape)).volume
-    return segments, dataclasses.replace(job, block_bytes=cell * BYTES_A_VOXEL + BYTES_OF_POINTS), rule
+    block, unpacked = cell * BYTES_A_VOXEL + BYTES_OF_POINTS, max(s.unpacked_bytes for s in segments)
+    job = replace(job, block_bytes=block, shared_bytes=unpacked)
+    # whether the target is another run's is told before files are read, which may take hours
+    sums = unread(files_of(segments), remembered(out))
+    return segments, _with_fingerprint(job, segments, settings, sums), rule
 
 
 def _scan_url(paths: str, settings: LabelSettings) -> str | None:
     """The scan that the labels belong to, where it is known."""
     flat = paths if settings.flat is not None and settings.shape is None else None
-    return settings.like or flat
+    return os.fspath(settings.like) if settings.like else flat
 
 
-def _fingerprint(segments: list[Segment], settings: LabelSettings) -> dict[str, Any]:
-    """All that changes a voxel: the files by their checksums, and the rules."""
-    return {"segments": {s.id: s.hashes() for s in segments}, "settings": _rules(settings)}
+def _with_fingerprint(job: Job, segments: list[Segment], settings: LabelSettings, sums: FileSums) -> Job:
+    """The job, knowing all that changes a voxel: the files by their checksums, and the rules."""
+    files = {segment.id: segment.told(sums) for segment in segments}
+    if not all(one.crc32c for one in sums.values()):
+        ledger = Ledger(open_store(job.out, storage_options=job.storage_options), INK.name)
+        stored = ledger.manifest.fingerprint if ledger.load() and ledger.manifest else {}
+        files = as_stored(files, stored.get("segments"))
+    return replace(job, fingerprint={"segments": files, "settings": _rules(settings)})
 
 
-def _told_before(job: Job, options: RunOptions) -> dict[str, Any] | None:
-    """What a finished run of the same fingerprint told of its segments; None where there is work left."""
-    ledgers = None if options.overwrite else agreeing_ledgers(job)
-    if not ledgers or not all(ledger.manifest and ledger.manifest.state == DONE for ledger in ledgers):
-        return None
+def _told_before(job: Job, ledger: Ledger) -> LabelReport:
+    """The report of a finished run, from what is stored."""
     stored = open_stored(f"{job.out.rstrip('/')}/{INK.name}", storage_options=job.storage_options)
-    told: dict[str, Any] | None = stored.lineage.get("segments")
-    return told
+    n, nonzero = len(ledger.records), int(ledger.chunk_table().nonzero.sum())
+    return _report(Report(job.out, n, n, nonzero, 0.0, ledger.tally()), stored.lineage.get("segments", {}))
+
+
+def _older(versions: dict[str, list[str]]) -> str:
+    return "; ".join(f"{', '.join(left)} in favour of {name}" for name, left in versions.items())
 
 
 def _fill(
@@ -342,37 +372,15 @@ def _fill(
                 pixels[scan.segment].add(scan)
     finally:
         pool.close()
-    _refuse_nothing(pixels, segments)
+    refuse_no_votes(pixels)
     buckets.sort()
     return pixels
 
 
-def _refuse_nothing(pixels: list[PixelCount], segments: list[Segment]) -> None:
-    if any(count.used for count in pixels):
-        return
-    total = PixelCount(*(sum(getattr(p, f.name) for p in pixels) for f in dataclasses.fields(PixelCount)))
-    msg = (
-        f"no pixel of {len(segments)} segments votes "
-        f"({total.blank} blank, {total.unsupervised} unsupervised, "
-        f"{total.invalid} without a place, {total.outside} outside the volume): "
-        "check the labels, the masks and the volume's shape, or use --skip-blank 0"
-    )
-    raise InputError(msg)
-
-
-def _provenance(segments: list[Segment], job: Job, pixels: list[PixelCount]) -> dict[str, Any]:
-    """By segment: its files with checksums, and what became of its pixels."""
-    files = job.fingerprint["segments"]
-    return {
-        segment.id: {"files": files[segment.id], "pixels": dataclasses.asdict(count)}
-        for segment, count in zip(segments, pixels, strict=True)
-    }
-
-
 def _with_lineage(job: Job, settings: LabelSettings, told: dict[str, Any]) -> Job:
     lineage = {"stage": STAGE, "version": VERSION, "settings": _rules(settings), "segments": told}
-    spec, *more = (dataclasses.replace(one, lineage=lineage) for one in job.specs)
-    return dataclasses.replace(job, spec=spec, more=tuple(more))
+    spec, *more = (replace(one, lineage=lineage) for one in job.specs)
+    return replace(job, spec=spec, more=tuple(more))
 
 
 def _rules(settings: LabelSettings) -> dict[str, Any]:

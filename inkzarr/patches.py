@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.geometry import Grid, Zyx
+from inkzarr.core.given import unify
 from inkzarr.core.labelled import open_label_arrays
 from inkzarr.core.ledger import DONE
-from inkzarr.core.patches import Patches, write_patches
+from inkzarr.core.patches import Patches, refuse_suffix, write_patches
 from inkzarr.core.progress import Progress, duration
 from inkzarr.core.remote import is_remote, without_secrets
 from inkzarr.core.schema import INK_THRESHOLD, VERSION
 from inkzarr.core.voting import count_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from os import PathLike
 
-    from inkzarr.core.ledger import ChunkTable
     from inkzarr.core.volume import StoredVolume
 
 STAGE = "patches"
@@ -50,7 +50,7 @@ class PatchSettings:
     Parameters
     ----------
     window : Zyx
-        One window, in voxels.
+        One window, in voxels; one number is for all axes, of the stride too.
     stride : Zyx or None
         From one window to the next, in voxels; None is the window.
     min_labelled : int
@@ -67,6 +67,7 @@ class PatchSettings:
     min_labelled: int = 1
 
     def __post_init__(self) -> None:
+        unify(self, window=Zyx.of, stride=Zyx.of)
         if min(*self.window, *self.step, self.min_labelled) < 1:
             msg = (
                 f"window {tuple(self.window)}, stride {tuple(self.step)} or min_labelled {self.min_labelled} "
@@ -148,6 +149,7 @@ def patches(
         A chunk cannot be read.
     """
     began = time.monotonic()
+    refuse_suffix(out)
     ink, count = open_label_arrays(str(labels), storage_options=storage_options)
     _refuse_unfinished(count, str(labels))
     places, stored, read = find_windows(ink, count, settings, workers=workers)
@@ -172,60 +174,83 @@ def find_windows(
 ) -> tuple[Patches, int, int]:
     """All windows with a labelled voxel, in C order; chunks that hold labels, and those that were read.
 
-    What the ledgers tell is not read: an empty chunk, one without ink, or how much is labelled in a
-    chunk that lies in one window as a whole.
+    What the ledgers tell is not read: an empty chunk, one without ink; and where windows are made of whole
+    chunks, how many voxels of a chunk are labelled, and how many of them are ink.
     """
-    grid = Grid(count.shape, count.chunks)
-    table, inked = _table(count), ink.may_exceed(INK_THRESHOLD - 1)
-    holding = [Zyx(*map(int, at)) for at in np.argwhere(count.may_exceed(0))]
-    counter = _Counter(ink, count, settings, table, inked)
-    total = _Total(Zyx(*(-(-n // s) for n, s in zip(count.shape, settings.step, strict=True))))
+    axes = zip(count.shape, settings.window, settings.step, strict=True)
+    z, y, x = whole = tuple(_Axis.of(0, *axis) for axis in axes)
     threads = workers or (REMOTE_THREADS if is_remote(count.url) else os.cpu_count() or 1)
-    read = 0
-    with Progress(STAGE, len(holding), unit="chunk") as progress:
-        for found, touched in _in_flight(counter, (grid.box(at) for at in holding), threads):
-            total.add(found)
-            read += touched
-            progress.advance(1)
+    holding = count.may_exceed(0)
+    counter = _Counter(ink, count, settings, ink.may_exceed(INK_THRESHOLD - 1))
+    total = _Total(Zyx(z.last, y.last, x.last))
+    if all((axis.cuts[:-1] % n == 0).all() for axis, n in zip(whole, count.chunks, strict=True)):
+        chunks, read = _count_chunks(counter, holding, threads)
+        total.add(_rows(_pieces(chunks, whole, count.chunks), whole))
+    else:
+        read = int(np.count_nonzero(holding))
+        for _, rows in _in_flight(counter, holding, threads):
+            total.add(rows)
     indices, labelled, painted = total.close()
     corners = np.stack(np.unravel_index(indices, total.counts), -1) * np.array(settings.step)
-    return Patches(corners.astype(np.int64), labelled, painted, settings.window), len(holding), read
+    table = Patches(corners.astype(np.int64), labelled, painted, settings.window)
+    return table, int(np.count_nonzero(holding)), read
+
+
+def _count_chunks(counter: _Counter, holding: np.ndarray, threads: int) -> tuple[np.ndarray, int]:
+    """Labelled and ink voxels of every chunk, (chunks along z, y, x, 2); and how many had to be read."""
+    labelled, painted = _known(counter.count), _known(counter.ink, upper=True)
+    painted[~counter.inked] = 0
+    chunks = np.where(holding[..., None], np.stack([labelled, painted], -1), 0)
+    unknown = np.asarray((chunks < 0).any(-1))
+    for index, found in _in_flight(counter.whole, unknown, threads):
+        chunks[index] = found
+    return chunks, int(np.count_nonzero(unknown))
+
+
+def _known(stored: StoredVolume, *, upper: bool = False) -> np.ndarray:
+    """Voxels that are not 0, or those in the upper half of the dtype's range; -1 where no ledger tells."""
+    table = None if stored.ledger is None else stored.ledger.chunk_table()
+    if table is None or (upper and stored.dtype != np.uint8):
+        return np.full(Grid(stored.shape, stored.chunks).counts, -1, np.int64)
+    return table.upper if upper else np.where(table.done, table.nonzero, -1)
 
 
 @dataclass(frozen=True)
 class _Counter:
-    """Counts the voxels of one chunk, window by window."""
+    """Counts the voxels of one chunk, window by window.
+
+    Parameters
+    ----------
+    ink, count : StoredVolume
+        The label group's arrays.
+    settings : PatchSettings
+        The windows.
+    inked : numpy.ndarray of bool
+        Chunks that may hold ink.
+    """
 
     ink: StoredVolume
     count: StoredVolume
     settings: PatchSettings
-    table: ChunkTable | None
     inked: np.ndarray
 
-    def __call__(self, box: Box) -> tuple[np.ndarray, int]:
-        """Rows of window (three numbers), labelled and ink voxels; and whether anything was read."""
+    def __call__(self, index: Zyx) -> np.ndarray:
+        """Rows of window (three numbers), labelled and ink voxels."""
+        ink, count = self._read(index)
+        box = Grid(self.count.shape, self.count.chunks).box(index)
         axes = zip(box.start, box.stop, self.settings.window, self.settings.step, strict=True)
         z, y, x = (_Axis.of(*axis) for axis in axes)
-        if self.table is not None and z.whole and y.whole and x.whole:
-            labelled, painted, read = self._known(box, self.table)
-            return np.array([[z.first, y.first, x.first, labelled, painted]], np.int64), read
-        ink, count = self._read(box)
         pieces = np.zeros((len(z.cuts) - 1, len(y.cuts) - 1, len(x.cuts) - 1, 2), np.int64)
         count_pieces(ink, count, INK_THRESHOLD, z.piece, y.piece, x.piece, pieces)
-        sums = _windows(_windows(_windows(pieces, z, 0), y, 1), x, 2)
-        places = np.argwhere(sums[..., 0] > 0)
-        found = sums[tuple(places.T)]
-        return np.column_stack([places + np.array([z.first, y.first, x.first]), found]).astype(np.int64), 1
+        return _rows(pieces, (z, y, x))
 
-    def _known(self, box: Box, table: ChunkTable) -> tuple[int, int, int]:
-        """Labelled voxels of a chunk, by the ledger; its ink voxels, and whether these were read."""
-        index = tuple(a // c for a, c in zip(box.start, self.count.chunks, strict=True))
-        inked = bool(self.inked[index])
-        painted = np.count_nonzero(self.ink.read(box) >= INK_THRESHOLD) if inked else 0
-        return int(table.nonzero[index]), int(painted), int(inked)
+    def whole(self, index: Zyx) -> tuple[int, int]:
+        """Labelled and ink voxels of the chunk."""
+        ink, count = self._read(index)
+        return int(np.count_nonzero(count)), int(np.count_nonzero((ink >= INK_THRESHOLD) & (count > 0)))
 
-    def _read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        index = tuple(a // c for a, c in zip(box.start, self.count.chunks, strict=True))
+    def _read(self, index: Zyx) -> tuple[np.ndarray, np.ndarray]:
+        box = Grid(self.count.shape, self.count.chunks).box(index)
         count = self.count.read(box)
         return (self.ink.read(box) if self.inked[index] else np.zeros(count.shape, np.uint8)), count
 
@@ -264,10 +289,21 @@ class _Axis:
         starts, stops = np.searchsorted(cuts, ends)
         return cls(first, last, cuts - low, piece, starts, stops)
 
-    @property
-    def whole(self) -> bool:
-        """Whether the chunk lies in one window alone, as a whole."""
-        return self.last - self.first == 1 and len(self.cuts) == 2 and bool(self.stops[0])
+
+def _pieces(chunks: np.ndarray, axes: tuple[_Axis, ...], size: Zyx) -> np.ndarray:
+    """Sums of the chunks in each piece of the volume."""
+    for number, (axis, n) in enumerate(zip(axes, size, strict=True)):
+        chunks = np.add.reduceat(chunks, axis.cuts[:-1] // n, axis=number)
+    return chunks
+
+
+def _rows(pieces: np.ndarray, axes: tuple[_Axis, ...]) -> np.ndarray:
+    """Rows of window (three numbers), labelled and ink voxels, of windows with any label."""
+    for number, axis in enumerate(axes):
+        pieces = _windows(pieces, axis, number)
+    places = np.argwhere(pieces[..., 0] > 0)
+    found = pieces[tuple(places.T)]
+    return np.column_stack([places + np.array([axis.first for axis in axes]), found]).astype(np.int64)
 
 
 def _windows(pieces: np.ndarray, axis: _Axis, number: int) -> np.ndarray:
@@ -313,10 +349,6 @@ class _Total:
         self._rows = [np.column_stack([index, sums])]
 
 
-def _table(count: StoredVolume) -> ChunkTable | None:
-    return None if count.ledger is None else count.ledger.chunk_table()
-
-
 def _refuse_unfinished(count: StoredVolume, url: str) -> None:
     manifest = count.ledger and count.ledger.manifest
     if manifest and manifest.state != DONE:
@@ -324,16 +356,20 @@ def _refuse_unfinished(count: StoredVolume, url: str) -> None:
         raise InputError(msg)
 
 
-def _in_flight(counter: _Counter, boxes: Iterable[Box], threads: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Count all chunks, in order, a few at once."""
-    pending: deque[Future[tuple[np.ndarray, int]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+def _in_flight(function: Callable[[Zyx], Any], chosen: np.ndarray, threads: int) -> Iterator[tuple[Zyx, Any]]:
+    """Results for the chosen chunks of a grid, in order, a few at once."""
+    pending: deque[tuple[Zyx, Future[Any]]] = deque()
+    places = [Zyx(*map(int, at)) for at in np.argwhere(chosen)]
+    if not places:
+        return
+    with Progress(STAGE, len(places), unit="chunk") as progress, ThreadPoolExecutor(threads) as pool:
         try:
-            for box in boxes:
-                pending.append(pool.submit(counter, box))
-                if len(pending) > 2 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            for index in [*places, None]:
+                if index is not None:
+                    pending.append((index, pool.submit(function, index)))
+                while pending and (index is None or len(pending) > 2 * threads):
+                    first, future = pending.popleft()
+                    yield first, future.result()
+                    progress.advance(1)
         finally:
             pool.shutdown(cancel_futures=True)

@@ -20,8 +20,9 @@ import numpy as np
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Zyx
+from inkzarr.core.given import unify
 from inkzarr.core.nearest import BoxTree
-from inkzarr.core.patches import DEFAULT_WINDOW, Patches, read_patches, write_patches
+from inkzarr.core.patches import DEFAULT_WINDOW, Patches, read_patches, refuse_suffix, write_patches
 from inkzarr.core.picture import contact_sheet
 from inkzarr.core.progress import duration
 
@@ -45,7 +46,7 @@ class SplitSettings:
     margin : float
         In voxels, Euclidean.
     window : Zyx or None
-        One window, in voxels; None is what the tables tell, 128 where they do not.
+        One window, in voxels, or one number; None is what the tables tell, 128 where they do not.
     jitter : int
         How far a training crop may be shifted along each axis, either way, in voxels.
     rule : str
@@ -63,6 +64,7 @@ class SplitSettings:
     rule: Rule = "box"
 
     def __post_init__(self) -> None:
+        unify(self, window=Zyx.of)
         if not 0 <= self.margin < math.inf or self.jitter < 0 or (self.window and min(self.window) < 1):
             told = f"margin {self.margin}, jitter {self.jitter} or window {self.window}"
             msg = f"{told} cannot be: use 0 or more voxels, and a window of 1 or more"
@@ -141,6 +143,7 @@ def split(
         A table that cannot be read or is empty, or no window that is kept; nothing was written.
     """
     began = time.monotonic()
+    refuse_suffix(out)
     _refuse_same(out, train, valid)
     trained, held = read_patches(train), read_patches(valid)
     return _write(trained, held, Path(out), settings, began)
@@ -177,6 +180,8 @@ def split_by_region(
         As `split`; and a region that holds no window, or all of them.
     """
     began = time.monotonic()
+    refuse_suffix(out)
+    refuse_suffix(valid_out)
     _refuse_same(out, patches)
     _refuse_same(valid_out, patches, out)
     table = read_patches(patches)

@@ -22,10 +22,10 @@ from inkzarr.core.errors import BlocksFailedError, InputError
 from inkzarr.core.geometry import Zyx
 from inkzarr.core.job import RunOptions
 from inkzarr.core.labelled import open_labels
+from inkzarr.core.sheet_file import write_png
 from inkzarr.core.surface import open_surface, write_ppm, write_tifxyz
 from inkzarr.core.voting import FULL, ONE, finish, vote
 from inkzarr.labels import LabelSettings, labels, plan_labels
-from inkzarr.testing.segments import write_png
 from inkzarr.testing.synthetic import SyntheticScroll
 from inkzarr.verify import verify
 
@@ -204,11 +204,11 @@ def test_count_saturates(tmp_path):
 @pytest.mark.parametrize("who", [0, 1])
 def test_votes_never_wrap(who):
     votes, total = np.full(8, FULL - ONE, np.int64), np.zeros(8, np.int64)
-    owner = np.full(8, who, np.int32)
+    turn = np.full(1, who, np.int32)
     points, normals = np.zeros((1, 3, 3)), np.zeros((1, 3, 3))
     ones = np.ones((1, 3), np.uint8)
     vote(
-        points, normals, ones, ones.view(bool), (0.0, False), (0, 0, 0), (2, 2, 2), (votes, total, owner, who)
+        points, normals, ones, ones.view(bool), (0.0, False), (0, 0, 0), (2, 2, 2), (votes, total, turn, who)
     )
     assert votes[0] == FULL + 1
     ink, count = np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 2), np.uint16)
@@ -296,17 +296,23 @@ def test_any_block_and_workers_give_the_same_bytes(two, footprint):
         first = found
 
 
-def test_order_of_segments_changes_nothing(two, tmp_path):
+def test_order_of_segments_changes_nothing(two, monkeypatch):
+    """They are numbered, scanned, bucketed and counted in another order, and the chunks are the same."""
     folder, _ = two
-    run(folder, "ordered.zarr")
-    for old, new in (("10", "30"), ("20", "05")):
-        home = tmp_path / "paths" / new
-        home.mkdir(parents=True)
-        shutil.copy(folder / "paths" / old / f"{old}.ppm", home / f"{new}.ppm")
-        (tmp_path / "ink").mkdir(exist_ok=True)
-        shutil.copy(folder / "ink" / f"{old}_inklabels.png", tmp_path / "ink" / f"{new}_inklabels.png")
-    run(tmp_path)
-    np.testing.assert_array_equal(arrays(tmp_path / "out.zarr"), arrays(folder / "ordered.zarr"))
+    stage = sys.modules["inkzarr.labels"]
+    found, scanned = stage.find_segments, []
+    chunks = []
+    for name, turned in (("ordered", False), ("turned", True)):
+        monkeypatch.setattr(
+            stage, "find_segments", lambda *a, t=turned, **k: found(*a, **k)[:: -1 if t else 1]
+        )
+        for footprint in ("ray", "box"):
+            report = run(folder, f"{name}.zarr", block=128, footprint=footprint)
+            scanned.append(list(report.segments))
+            told = contents(folder / f"{name}.zarr")
+            chunks.append((footprint, {k: v for k, v in told.items() if k[-1].isdigit()}, report.conflicts))
+    assert scanned == [["10", "20"]] * 2 + [["20", "10"]] * 2
+    assert chunks[:2] == chunks[2:]
 
 
 def test_only_touched_chunks_exist(tmp_path):
@@ -315,10 +321,8 @@ def test_only_touched_chunks_exist(tmp_path):
     segment(tmp_path, "10", points, normals, None, np.full((20, 40), 255, np.uint8))
     report = run(tmp_path, shape=Zyx(14376, 7888, 8096))
     assert report.run.blocks == 1
-    assert [p for p in contents(tmp_path / "out.zarr") if p[-1].isdigit()] == [
-        "ink/1/0/2",
-        "count/1/0/2",
-    ] or {p for p in contents(tmp_path / "out.zarr") if p[-1].isdigit()} == {"ink/1/0/2", "count/1/0/2"}
+    chunks = {p for p in contents(tmp_path / "out.zarr") if p[-1].isdigit()}
+    assert chunks == {"ink/1/0/2", "count/1/0/2"}
 
 
 def test_a_finished_run_is_not_done_again(two, monkeypatch):
@@ -327,8 +331,10 @@ def test_a_finished_run_is_not_done_again(two, monkeypatch):
     monkeypatch.setattr(sys.modules["inkzarr.labels"], "scan_strip", None)
     second = run(folder, "again.zarr", RunOptions())
     assert dataclasses.replace(second.run, seconds=0) == dataclasses.replace(
-        first.run, seconds=0, blocks=second.run.blocks
+        first.run, seconds=0, resumed=first.run.blocks
     )
+    assert f"done already, all {first.run.blocks} blocks are from before" in str(second)
+    assert str(second).splitlines()[1:5] == str(first).splitlines()[1:5]
     assert (second.segments, second.votes, second.conflicts) == (first.segments, first.votes, first.conflicts)
 
 
@@ -389,26 +395,6 @@ def test_killed_and_started_again(two, tmp_path):
     labels(folder / "paths", folder / "ink", tmp_path / "k.zarr", settings)
     assert contents(tmp_path / "k.zarr") == contents(folder / "whole.zarr")
     assert not verify(tmp_path / "k.zarr").damaged
-
-
-@pytest.mark.cluster
-def test_a_cluster_gives_the_same_bytes_though_a_worker_is_killed(two):
-    distributed = pytest.importorskip("distributed")
-    folder, _ = two
-    run(folder, "local.zarr", block=128)
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
-        options = RunOptions(overwrite=True, scheduler=cluster.scheduler_address)
-        run(folder, "cluster.zarr", options, block=128)
-        assert contents(folder / "cluster.zarr") == contents(folder / "local.zarr")
-        pids = [worker.process.pid for worker in cluster.workers.values()]
-        timer = subprocess.Popen(
-            [sys.executable, "-c", f"import os,time; time.sleep(1); os.kill({pids[0]}, 9)"]
-        )
-        run(folder, "killed.zarr", options, block=128)
-        timer.wait()
-        assert contents(folder / "killed.zarr") == contents(folder / "local.zarr")
 
 
 # label PNGs
@@ -486,6 +472,87 @@ def test_versions_only_and_exclude(tmp_path):
     assert [segment.id for segment in one] == ["101"]
 
 
+def test_versions_left_out_are_told(tmp_path):
+    for name in ("101", "102", "103", "205"):
+        small(tmp_path, name)
+    (tmp_path / "ink" / "103_inklabels.png").unlink()
+    report = run(tmp_path, shape=Zyx(16, 16, 16))
+    assert "left out   101, 103 in favour of 102\n" in str(report)
+    told = json.loads((tmp_path / "out.zarr" / "ink" / ".zattrs").read_text())["inkzarr"]["segments"]
+    assert told["102"]["instead_of"] == ["101", "103"]
+    assert "instead_of" not in told["205"]
+    settings = LabelSettings(shape=Zyx(16, 16, 16), **RULES)
+    plan = str(plan_labels(tmp_path / "paths", tmp_path / "ink", tmp_path / "other.zarr", settings))
+    assert "101, 103 in favour of 102" in plan
+
+
+# checksums of files
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Names of the files of which a checksum is made."""
+    module, found = sys.modules["inkzarr.readers.checksums"], []
+    make = module._crc32c
+    monkeypatch.setattr(
+        module, "_crc32c", lambda path, progress: (found.append(Path(path).name), make(path, progress))[1]
+    )
+    return found
+
+
+def test_files_are_read_for_their_checksum_once(tmp_path, reads, capsys):
+    small(tmp_path)
+    run(tmp_path, options=RunOptions(), shape=Zyx(16, 16, 16))
+    assert sorted(reads) == ["10.ppm", "10_inklabels.png"]
+    assert "labels, checksums: 100 %" in capsys.readouterr().err
+    reads.clear()
+    assert "done already" in str(run(tmp_path, options=RunOptions(), shape=Zyx(16, 16, 16)))
+    run(tmp_path, shape=Zyx(16, 16, 16))
+    assert not reads
+    label = tmp_path / "ink/10_inklabels.png"
+    whole = label.read_bytes()
+    png(label, np.full((6, 9), 254, np.uint8))
+    with pytest.raises(InputError, match=r"10_inklabels\.png\.crc32c was"):
+        run(tmp_path, options=RunOptions(), shape=Zyx(16, 16, 16))
+    assert reads == ["10_inklabels.png"]
+    label.write_bytes(whole)  # the same content at another time is the same
+    assert "done already" in str(run(tmp_path, options=RunOptions(), shape=Zyx(16, 16, 16)))
+    (tmp_path / ".out.zarr.sources.json").write_text("[1, 2")
+    reads.clear()
+    assert "done already" in str(run(tmp_path, options=RunOptions(), shape=Zyx(16, 16, 16)))
+    assert sorted(reads) == ["10.ppm", "10_inklabels.png"]
+
+
+def test_a_plan_and_a_refusal_read_no_file_for_its_checksum(tmp_path, reads):
+    small(tmp_path)
+    place, settings = (tmp_path / "paths", tmp_path / "ink"), LabelSettings(shape=Zyx(16, 16, 16), **RULES)
+    plan_labels(*place, tmp_path / "out.zarr", settings)
+    assert not reads
+    run(tmp_path, shape=Zyx(16, 16, 16))
+    reads.clear()
+    (tmp_path / ".out.zarr.sources.json").unlink()
+    plan = plan_labels(*place, tmp_path / "out.zarr", settings)
+    assert plan.done == plan.blocks == 1
+    for call in (plan_labels, labels):
+        with pytest.raises(InputError, match=r"settings\.depth was 4, is 3"):
+            call(*place, tmp_path / "out.zarr", dataclasses.replace(settings, depth=3))
+    assert not reads
+
+
+def test_the_memory_of_labels_and_masks_is_planned(tmp_path):
+    small(tmp_path, rows=200, cols=300)
+    settings = LabelSettings(shape=Zyx(16, 200, 300), **RULES)
+
+    def planned():
+        plan = plan_labels(tmp_path / "paths", tmp_path / "ink", tmp_path / "no.zarr", settings)
+        return plan.job.shared_bytes
+
+    assert planned() == 2 * 200 * 300
+    png(tmp_path / "paths/10/10_mask.png", np.ones((200, 300), np.uint8))
+    png(tmp_path / "ink/10_supervision_mask.png", np.ones((200, 300), np.uint8))
+    assert planned() == (2 + 2 + 3) * 200 * 300
+
+
 # flattened volumes
 
 
@@ -515,7 +582,10 @@ def small(folder, name="10", rows=6, cols=9):
 def refused(folder, match, **settings):
     with pytest.raises(InputError, match=match):
         run(folder, "bad.zarr", RunOptions(), **{"shape": Zyx(16, 16, 16), **settings})
-    assert not (folder / "bad.zarr").exists()
+    chosen = {"shape": Zyx(16, 16, 16), **RULES, **settings}
+    with pytest.raises(InputError, match=match):
+        plan_labels(folder / "paths", folder / "ink", folder / "bad.zarr", LabelSettings(**chosen))
+    assert not list(folder.glob("*bad.zarr*"))
 
 
 def test_bad_inputs_are_told_and_nothing_is_written(tmp_path):
@@ -567,6 +637,11 @@ def test_bad_inputs_are_told_and_nothing_is_written(tmp_path):
         ({"footprint": "sphere"}, "ray or box"),
         ({"depth": 200, "footprint": "box"}, "too much for boxes"),
         ({"skip_blank": -1}, "skip_blank -1"),
+        ({"flat": math.nan}, "flat nan"),
+        ({"flat": -math.inf}, "flat -inf"),
+        ({"flat": 3, "only": ("10",)}, "leave out --only"),
+        ({"flat": 3, "exclude": ("10",)}, "leave out --only"),
+        ({"flat": 3, "all_versions": True}, "leave out --only"),
     ],
 )
 def test_bad_settings(settings, match):
@@ -630,3 +705,17 @@ def test_tifxyz_by_the_double_loop(tmp_path):
     surface = open_surface(tmp_path / "paths/10/10.tifxyz")
     part = (surface.points, surface.normals, values, surface.valid)
     np.testing.assert_array_equal(arrays(tmp_path / "out.zarr"), brute([part], (40, 90, 110))[:2])
+
+
+def test_a_folder_that_is_no_volume_is_kept_and_told_before_anything_is_read(tmp_path, monkeypatch):
+    SyntheticScroll(shape=(16, 160, 160)).write_segments(tmp_path)
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "keep" / "thesis.txt").write_text("mine")
+    settings, places = LabelSettings(shape=Zyx(16, 160, 160)), (tmp_path / "paths", tmp_path / "inklabels")
+    monkeypatch.setattr(
+        sys.modules["inkzarr.labels"], "checksums", lambda *_, **__: pytest.fail("files are read")
+    )
+    for call in (labels, plan_labels):
+        with pytest.raises(InputError, match="is no Zarr volume, so it is not overwritten"):
+            call(*places, tmp_path / "keep", settings, RunOptions(overwrite=True))
+    assert not list(tmp_path.glob(".keep*"))

@@ -49,6 +49,13 @@ def brute(ink, count, window, stride, least):
     return np.array(rows, np.int64).reshape(-1, 5)
 
 
+def forget_upper(ledger):
+    """As a version before the upper half was counted left it."""
+    for box, record in ledger.records.items():
+        chunks = tuple(dataclasses.replace(chunk, upper=None) for chunk in record.chunks)
+        ledger.records[box] = dataclasses.replace(record, chunks=chunks)
+
+
 def rows(table):
     return np.column_stack([table.corners, table.labelled, table.ink])
 
@@ -64,14 +71,16 @@ def labelled(tmp_path_factory):
     window=st.sampled_from([(128, 128, 128), (64, 64, 64), (40, 130, 7), (200, 200, 200), (300, 33, 128)]),
     stride=st.sampled_from([None, (128, 128, 128), (64, 96, 128), (37, 50, 61), (150, 140, 200)]),
     least=st.sampled_from([1, 60, 700]),
-    ledger=st.booleans(),
+    ledger=st.sampled_from(["none", "old", "new"]),
 )
 def test_windows_are_those_of_a_plain_loop(labelled, window, stride, least, ledger):
     url, ink, count = labelled
     arrays = open_label_arrays(str(url))
-    if not ledger:
-        for stored in arrays:
+    for stored in arrays:
+        if ledger == "none":
             stored.__dict__["ledger"] = None
+        elif ledger == "old":
+            forget_upper(stored.ledger)
     settings = PatchSettings(Zyx(*window), stride and Zyx(*stride), least)
     found, _, _ = find_windows(*arrays, settings)
     kept = found.take(found.labelled >= least)
@@ -100,7 +109,16 @@ def test_tables_are_written_and_read(labelled, tmp_path, name):
     assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
-def test_only_stored_chunks_are_read(tmp_path):
+@pytest.mark.parametrize(
+    ("ledger", "window", "expected"),
+    [
+        ("new", 128, []),
+        ("new", 256, []),
+        ("new", 96, [("count", (0, 0, 0)), ("count", (128, 0, 256)), ("ink", (128, 0, 256))]),
+        ("old", 128, [("count", (128, 0, 256)), ("ink", (128, 0, 256))]),
+    ],
+)
+def test_only_what_no_ledger_tells_is_read(tmp_path, ledger, window, expected):
     ink, count = (np.zeros((256, 256, 384), kind) for kind in (np.uint8, np.uint16))
     count[130:140, :9, 300:310], ink[135, 3, 305] = 1, 200
     count[5, 5, 5] = 1
@@ -108,13 +126,16 @@ def test_only_stored_chunks_are_read(tmp_path):
     arrays = open_label_arrays(str(url))
     asked = []
     for stored in arrays:
+        if ledger == "old":
+            forget_upper(stored.ledger)
         read = stored.array.__class__.__getitem__
         stored.__dict__["read"] = lambda box, s=stored, read=read: (
             asked.append((s.level.path, tuple(box.start))) or read(s.array, box.slices)
         )
-    _, holding, read = find_windows(*arrays, PatchSettings())
-    assert (holding, read) == (2, 1)
-    assert asked == [("ink", (128, 0, 256))]
+    found, holding, read = find_windows(*arrays, PatchSettings(Zyx.of(window)), workers=1)
+    assert (holding, read) == (2, len({place for _, place in expected}))
+    assert sorted(asked) == sorted(expected)
+    np.testing.assert_array_equal(rows(found), brute(ink, count, (window,) * 3, (window,) * 3, 1))
 
 
 def test_open_labels_says_unlabelled(labelled):
@@ -156,7 +177,7 @@ def test_a_damaged_chunk_is_an_error(tmp_path):
     url = group(tmp_path / "labels.zarr", ink, count)
     (url / "ink" / "0" / "1" / "0").write_bytes(b"torn")
     with pytest.raises(StoreError, match=r"0/1/0 of"):
-        patches(url, tmp_path / "a.npy")
+        patches(url, tmp_path / "a.npy", PatchSettings(Zyx.of(64)))
     assert not (tmp_path / "a.npy").exists()
 
 
@@ -190,3 +211,9 @@ def test_parquet_of_others(tmp_path):
     write_patches(tmp_path / "c.parquet", table)
     assert read_patches(tmp_path / "c.parquet").labelled.tolist() == [0]
     assert len(Patches(np.zeros((0, 3), np.int64))) == 0
+
+
+def test_a_name_that_says_no_format_is_refused(labelled, tmp_path):
+    with pytest.raises(InputError, match=r"p\.csv: its name ends in \.parquet or \.npy"):
+        patches(labelled[0], tmp_path / "p.csv")
+    assert not list(tmp_path.iterdir())

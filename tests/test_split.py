@@ -130,3 +130,12 @@ def test_bad_inputs(tmp_path):
     ):
         with pytest.raises(InputError, match=match):
             SplitSettings(**settings)
+
+
+def test_a_name_that_says_no_format_is_refused(tmp_path):
+    for call in (
+        lambda: split("a.parquet", "b.parquet", tmp_path / "t.csv"),
+        lambda: split_by_region("a.parquet", ":,:,:", tmp_path / "v.csv", tmp_path / "t.npy"),
+    ):
+        with pytest.raises(InputError, match=r"\.csv: its name ends in \.parquet or \.npy"):
+            call()

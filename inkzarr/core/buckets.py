@@ -13,12 +13,13 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid
 from inkzarr.core.surface import Surface
 from inkzarr.core.voting import mark_cells
@@ -72,6 +73,8 @@ class Strip:
         Painted values.
     used : numpy.ndarray of bool, same shape
         Which pixels are painted and supervised.
+    there : numpy.ndarray of bool or None, same shape
+        Which pixels a mask leaves a place, where `surface` does not know it.
     """
 
     segment: int
@@ -80,6 +83,7 @@ class Strip:
     col: int
     values: Bytes
     used: Bools
+    there: Bools | None = None
 
 
 @dataclass(frozen=True)
@@ -139,11 +143,32 @@ class PixelCount:
         self.dropped_voxels += scan.dropped
 
 
+def refuse_no_votes(pixels: list[PixelCount]) -> None:
+    """Refuse segments of which no pixel votes.
+
+    Raises
+    ------
+    InputError
+        Saying what became of the pixels.
+    """
+    if any(count.used for count in pixels):
+        return
+    total = {f.name: sum(getattr(count, f.name) for count in pixels) for f in fields(PixelCount)}
+    msg = (
+        f"no pixel of {len(pixels)} segments votes "
+        f"({total['blank']} blank, {total['unsupervised']} unsupervised, "
+        f"{total['invalid']} without a place, {total['outside']} outside the volume): "
+        "check the labels, the masks and the volume's shape, or use --skip-blank 0"
+    )
+    raise InputError(msg)
+
+
 def scan_strip(strip: Strip, rule: Rule) -> Scan:
     """Read a strip's points, and say which cells each of its tiles votes into."""
     height, width = strip.used.shape
     rows, cols = slice(strip.row, strip.row + height), slice(strip.col, strip.col + width)
     points, normals, valid = strip.surface.tile(rows, cols)
+    valid = valid if strip.there is None else valid & strip.there
     used = strip.used & valid
     shape, cell = tuple(rule.grid.shape), tuple(rule.grid.cell)
     room = 8 * (-(-width // TILE)) + 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from inkzarr.core.progress import duration, size
 from inkzarr.core.schema import FULL_RESOLUTION, VolumeSpec
 
 SHARE_OF_MEMORY = 0.5
+ADDRESS = re.compile(r":\d+/?$|^inproc://")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class RunOptions:
     Parameters
     ----------
     scheduler : str or None
-        Address of a ``distributed`` scheduler; None runs on threads of this process.
+        Address of a ``distributed`` scheduler, ``tcp://HOST:PORT``; None runs on threads of this process.
     workers : int or None
         Blocks in flight; None lets the stage and the memory decide.
     memory : int or None
@@ -33,6 +35,11 @@ class RunOptions:
         Whether what is at the target is deleted first.
     json_logs : bool
         JSON lines instead of a progress bar.
+
+    Raises
+    ------
+    InputError
+        An address without a port.
     """
 
     scheduler: str | None = None
@@ -40,6 +47,11 @@ class RunOptions:
     memory: int | None = None
     overwrite: bool = False
     json_logs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scheduler and not ADDRESS.search(self.scheduler):
+            msg = f"scheduler {self.scheduler!r} is no address: give tcp://HOST:PORT, or leave it out"
+            raise InputError(msg)
 
 
 @dataclass(frozen=True)

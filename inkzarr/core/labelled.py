@@ -46,7 +46,8 @@ def open_label_arrays(
     url: str, *, storage_options: dict[str, Any] | None = None
 ) -> tuple[StoredVolume, StoredVolume]:
     """The arrays ``ink`` and ``count`` of a label group, for reading by the box; errors as `open_labels`."""
-    found = {stored.level.path: stored for stored in open_all(url, storage_options=storage_options)}
+    arrays = open_all(url, coarse=False, storage_options=storage_options)
+    found = {stored.level.path: stored for stored in arrays}
     if not {INK.name, COUNT.name} <= found.keys():
         msg = f"{url} is no label group: give one that inkzarr labels wrote, with {INK.name} and {COUNT.name}"
         raise InputError(msg)
@@ -55,6 +56,16 @@ def open_label_arrays(
         msg = f"{url} has arrays of different shapes or chunks: write the labels anew"
         raise InputError(msg)
     return ink, count
+
+
+def open_label_levels(url: str, *, storage_options: dict[str, Any] | None = None) -> list[xr.DataArray]:
+    """Each level of a label group, finest first, as `open_labels`; empty where `url` is none."""
+    found = [stored.level.path for stored in open_all(url, storage_options=storage_options)]
+    if not {INK.name, COUNT.name} <= set(found):
+        return []
+    places = [path.removesuffix(INK.name).strip("/") for path in found if path.split("/")[-1] == INK.name]
+    urls = ["/".join(filter(None, (str(url).rstrip("/"), place))) for place in places]
+    return [open_labels(one, storage_options=storage_options) for one in urls]
 
 
 def _as_labels(ink: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -45,19 +45,34 @@ class ChunkRecord:
         Voxels that are not 0.
     low, high : float
         Smallest and largest voxel; nan where the chunk holds a nan.
+    upper : int or None
+        Voxels in the upper half of an unsigned dtype's range: of ``ink``, those that are ink; None for other
+        dtypes, and where an earlier version measured the chunk.
     """
 
     crc32c: int
     nonzero: int
     low: float
     high: float
+    upper: int | None = None
 
     @classmethod
     def of(cls, voxels: np.ndarray) -> ChunkRecord:
         """Measure the voxels of one chunk (any shape and dtype)."""
-        low, high = voxels.min().item(), voxels.max().item()
-        nonzero = 0 if low == high == 0 else int(np.count_nonzero(voxels))
-        return cls(google_crc32c.value(np.ascontiguousarray(voxels).tobytes()), nonzero, low, high)
+        packed = np.ascontiguousarray(voxels).view()
+        packed.flags.writeable = False  # the checksum takes no other, and copying costs more than it
+        low, high = packed.min().item(), packed.max().item()
+        nonzero = 0 if low == high == 0 else int(np.count_nonzero(packed))
+        upper = None
+        if packed.dtype.kind == "u":
+            half = 1 << (8 * packed.itemsize - 1)
+            upper = 0 if high < half else int(np.count_nonzero(packed >= half))
+        return cls(google_crc32c.value(packed), nonzero, low, high, upper)
+
+    def to_json(self) -> list[float]:
+        """What a line holds of it."""
+        told = [self.crc32c, self.nonzero, self.low, self.high]
+        return told if self.upper is None else [*told, self.upper]
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,7 @@ class BlockRecord:
 
     def to_json(self) -> str:
         """One line."""
-        chunks = [[c.crc32c, c.nonzero, c.low, c.high] for c in self.chunks]
+        chunks = [chunk.to_json() for chunk in self.chunks]
         summary = {
             "low": min(c.low for c in self.chunks),
             "high": max(c.high for c in self.chunks),
@@ -166,12 +181,13 @@ class Ledger:
     store : zarr.abc.store.Store
         The store that holds the array's group.
     path : str
-        The array's path in that store.
+        The array's path in that store; the ledger lies in the innermost group.
     """
 
     def __init__(self, store: Store, path: str) -> None:
         self.store = store
-        self.folder = f"{LEDGER_FOLDER}/{path}".rstrip("/")
+        group, _, name = path.rpartition("/")
+        self.folder = f"{group}/{LEDGER_FOLDER}/{name}".strip("/")
         self.manifest: Manifest | None = None
         self.records: dict[Box, BlockRecord] = {}
         self._unsaved: list[BlockRecord] = []
@@ -273,7 +289,7 @@ class Ledger:
         grid = Grid(Zyx.of(self.manifest.shape), Zyx.of(self.manifest.chunks))
         table = ChunkTable.empty(grid)
         if self.manifest.sparse and self.manifest.state == DONE:
-            table.done[...], table.high[...] = True, 0
+            table.done[...], table.high[...], table.upper[...] = True, 0, 0
         for box, record in self.records.items():
             table.put(box, record)
         return table
@@ -328,6 +344,8 @@ class ChunkTable:
         uint32 and int64; 0 where not done.
     high : numpy.ndarray
         float64, largest voxel; infinite where not done.
+    upper : numpy.ndarray
+        int64, voxels in the upper half of the dtype's range; -1 where that is not known.
     """
 
     grid: Grid
@@ -335,13 +353,14 @@ class ChunkTable:
     crc32c: np.ndarray
     nonzero: np.ndarray
     high: np.ndarray
+    upper: np.ndarray
 
     @classmethod
     def empty(cls, grid: Grid) -> ChunkTable:
         """Nothing done."""
         n = grid.counts
-        infinite = np.full(n, np.inf)
-        return cls(grid, np.zeros(n, bool), np.zeros(n, np.uint32), np.zeros(n, np.int64), infinite)
+        infinite, unknown = np.full(n, np.inf), np.full(n, -1, np.int64)
+        return cls(grid, np.zeros(n, bool), np.zeros(n, np.uint32), np.zeros(n, np.int64), infinite, unknown)
 
     def put(self, box: Box, record: BlockRecord) -> None:
         """Enter the chunks of one block."""
@@ -351,6 +370,8 @@ class ChunkTable:
         self.crc32c[cells.slices] = np.reshape([c.crc32c for c in record.chunks], shape)
         self.nonzero[cells.slices] = np.reshape([c.nonzero for c in record.chunks], shape)
         self.high[cells.slices] = np.reshape([c.high for c in record.chunks], shape)
+        upper = [-1 if c.upper is None else c.upper for c in record.chunks]
+        self.upper[cells.slices] = np.reshape(upper, shape)
 
 
 def _check_fit(record: BlockRecord, manifest: Manifest) -> None:

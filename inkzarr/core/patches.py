@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inkzarr.core.card import card
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Zyx
+from inkzarr.core.picture import png
 from inkzarr.core.schema import DIMS, LINEAGE, PATCH_COLUMNS
 
-NPY = ".npy"
+PARQUET, NPY = ".parquet", ".npy"
 DEFAULT_WINDOW = 128
+MAP_PIXELS = 256
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,34 @@ class Patches:
         """Some of the windows, by index or mask; `lineage` is added."""
         labelled, ink = (None if column is None else column[chosen] for column in (self.labelled, self.ink))
         return Patches(self.corners[chosen], labelled, ink, self.window, self.lineage | lineage)
+
+    def _repr_html_(self) -> str:
+        """For Jupyter: how many, where, and a map of them; all text is escaped."""
+        facts: dict[str, object] = {}
+        if self.window is not None:
+            facts["window"] = ",".join(map(str, self.window))
+        for name, column in (("labelled voxels", self.labelled), ("of them ink", self.ink)):
+            if column is not None:
+                facts[name] = int(column.sum())
+        if not len(self):
+            return card("0 windows", facts | self.lineage)
+        low, high = self.corners.min(0), self.corners.max(0)
+        facts["first voxels"] = ",".join(f"{a}..{b}" for a, b in zip(low, high, strict=True))
+        caption = "windows seen along z: y down, x to the right; the brighter, the more"
+        return card(f"{len(self)} windows", facts | self.lineage, picture=png(_map(self)), caption=caption)
+
+
+def refuse_suffix(path: str | PathLike[str]) -> None:
+    """Refuse a name of a table that says neither of its formats.
+
+    Raises
+    ------
+    InputError
+        It ends in neither ``.parquet`` nor ``.npy``.
+    """
+    if Path(path).suffix not in (PARQUET, NPY):
+        msg = f"patches cannot be written to {path}: its name ends in {PARQUET} or {NPY}"
+        raise InputError(msg)
 
 
 def write_patches(path: str | PathLike[str], patches: Patches) -> None:
@@ -87,6 +118,18 @@ def read_patches(path: str | PathLike[str]) -> Patches:
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         msg = f"patches {where} cannot be read ({error}): give Parquet with columns z, y, x, or .npy of n x 3"
         raise InputError(msg) from error
+
+
+def _map(patches: Patches) -> NDArray[np.uint8]:
+    """How many windows begin at each place of y and x (uint8), at most 256 places a side."""
+    plane = patches.corners[:, 1:] - patches.corners[:, 1:].min(0)
+    steps = plane // max(1, np.gcd.reduce(plane.ravel()))
+    steps //= max(1, -(-int(steps.max() + 1) // MAP_PIXELS))
+    counts = np.zeros(steps.max(0) + 1, np.int64)
+    np.add.at(counts, (steps[:, 0], steps[:, 1]), 1)
+    zoom = max(1, MAP_PIXELS // max(counts.shape))
+    grey = np.where(counts > 0, 64 + 191 * counts // counts.max(), 0).astype(np.uint8)
+    return grey.repeat(zoom, 0).repeat(zoom, 1)
 
 
 def _write_parquet(file: Any, patches: Patches) -> None:  # noqa: ANN401

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,6 +46,12 @@ class Pool(Protocol):
     def call(self, function: Callable[[Any], Any], item: object) -> Any:  # noqa: ANN401
         """Start something that is no block."""
 
+    def result(self, future: Any) -> Any:  # noqa: ANN401
+        """Wait for what `call` started."""
+
+    def cancel(self, pending: set[Any]) -> None:
+        """Give up `pending`; what already runs on this machine is waited for."""
+
     def close(self) -> None:
         """Start no more blocks."""
 
@@ -83,9 +90,19 @@ class Threads:
         """Start something that is no block."""
         return self._pool.submit(function, item)
 
+    def result(self, future: Future[Any]) -> Any:  # noqa: ANN401
+        """Wait for what `call` started."""
+        return future.result()
+
     def wait(self, pending: set[Future[list[BlockRecord]]]) -> set[Future[list[BlockRecord]]]:
         """Those that are done, perhaps none after a moment."""
         return wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED).done
+
+    def cancel(self, pending: set[Future[list[BlockRecord]]]) -> None:
+        """Give up what has not begun, and wait for the others."""
+        for future in pending:
+            future.cancel()
+        wait(pending)
 
     def close(self) -> None:
         """Start no more blocks."""
@@ -103,7 +120,7 @@ class Cluster:
             raise InputError(msg) from error
         try:
             self._client = distributed.Client(options.scheduler, timeout=CONNECT_S, set_as_default=False)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             msg = f"no scheduler answers at {options.scheduler} ({error}): start one, or leave it out"
             raise InputError(msg) from error
         self._done: SimpleQueue[Any] = SimpleQueue()
@@ -128,7 +145,31 @@ class Cluster:
 
     def call(self, function: Callable[[Any], Any], item: object) -> Any:  # noqa: ANN401
         """Start something that is no block."""
+        self._refuse_lost()
         return self._client.submit(function, item, pure=False)
+
+    def result(self, future: Any) -> Any:  # noqa: ANN401
+        """Wait for what `call` started.
+
+        Raises
+        ------
+        BlocksFailedError
+            The scheduler is gone.
+        """
+        while True:
+            self._refuse_lost(cancelled=future.cancelled())
+            try:
+                return future.result(timeout=POLL_S)
+            except TimeoutError:
+                if future.status in ("finished", "error"):  # meanwhile, or it is its own
+                    return future.result()
+            except (CancelledError, asyncio.CancelledError):
+                self._refuse_lost(cancelled=True)
+
+    def _refuse_lost(self, *, cancelled: bool = False) -> None:
+        if cancelled or self._client.status != "running":
+            msg = f"the scheduler at {self._address} is gone; what is written stays, run again to go on"
+            raise BlocksFailedError(msg)
 
     def wait(self, pending: set[Any]) -> set[Any]:
         """Those that are done, perhaps none after a moment.
@@ -143,10 +184,12 @@ class Cluster:
             done.add(self._done.get(timeout=POLL_S))
             while True:
                 done.add(self._done.get_nowait())
-        if self._client.status != "running" or any(future.cancelled() for future in done):
-            msg = f"the scheduler at {self._address} is gone; what is written stays, run again to go on"
-            raise BlocksFailedError(msg)
+        self._refuse_lost(cancelled=any(future.cancelled() for future in done))
         return done & pending
+
+    def cancel(self, pending: set[Any]) -> None:
+        """Give up what has not begun; the workers end what has."""
+        self._client.cancel(list(pending))
 
     def close(self) -> None:
         """Start no more blocks."""
@@ -164,6 +207,6 @@ def map_in_order(pool: Pool, function: Callable[[Any], Any], items: Iterable[Any
     for item in items:
         pending.append(pool.call(function, item))
         if len(pending) > 2 * pool.slots:
-            yield pending.popleft().result()
+            yield pool.result(pending.popleft())
     while pending:
-        yield pending.popleft().result()
+        yield pool.result(pending.popleft())

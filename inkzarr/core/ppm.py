@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.png import PngHeader, check_stream, read_header
 from inkzarr.core.voting import split_points
 
 Tile = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
@@ -66,13 +68,23 @@ class Ppm:
         split_points(values, UNIT_TOLERANCE, points, normals, valid)
         mask = mask_path(self.path)
         if self.masked and mask.exists():
-            valid &= read_mask(mask, mask.stat().st_mtime_ns, self.shape)[rows, cols]
+            with _decoding:  # else every thread would decode it
+                valid &= _cached_mask(mask, mask.stat().st_mtime_ns, self.shape)[rows, cols]
             points[~valid] = normals[~valid] = 0
         return points, normals, valid
 
     def unmasked(self) -> Ppm:
         """The same without its mask, which would have to be decoded whole."""
         return replace(self, masked=False)
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """The mask, decoded whole; None where there is none."""
+        return read_mask(mask_path(self.path), self.shape) if self.has_mask else None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask that counts."""
+        return self.masked and mask_path(self.path).exists()
 
 
 def mask_path(path: Path) -> Path:
@@ -119,7 +131,7 @@ def open_ppm(path: Path) -> Ppm:
         msg = f"{path} has {size} bytes where {height} x {width} pixels need {needed}: {what}"
         raise InputError(msg)
     if (mask := mask_path(path)).exists():
-        read_mask(mask, mask.stat().st_mtime_ns, (height, width))
+        _check_mask(mask, (height, width))
     return Ppm(path, at, (height, width))
 
 
@@ -147,8 +159,31 @@ def _count(path: Path, fields: dict[str, str], key: str) -> int:
     return int(text)
 
 
-@lru_cache(maxsize=2)
-def read_mask(path: Path, changed: int, shape: tuple[int, int]) -> NDArray[np.bool_]:  # noqa: ARG001
+_decoding = Lock()
+
+
+@lru_cache(maxsize=1)
+def _cached_mask(path: Path, changed: int, shape: tuple[int, int]) -> NDArray[np.bool_]:  # noqa: ARG001
+    """The mask of the surface that is read; one written anew is decoded anew."""
+    return read_mask(path, shape)
+
+
+def _check_mask(path: Path, shape: tuple[int, int]) -> PngHeader:
+    """Refuse a mask that is no PNG, or of another size, by its header."""
+    header = read_header(path)
+    if header is None:
+        msg = f"mask {path} cannot be read as PNG (it has no header of one): write it again or remove it"
+        raise InputError(msg)
+    if header.shape != shape:
+        msg = (
+            f"mask {path} is {header.shape[0]} x {header.shape[1]} pixels but its surface is "
+            f"{shape[0]} x {shape[1]}: resize the mask or remove it"
+        )
+        raise InputError(msg)
+    return header
+
+
+def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask image as bool, (rows, columns): true where the image is not 0.
 
     Parameters
@@ -156,25 +191,19 @@ def read_mask(path: Path, changed: int, shape: tuple[int, int]) -> NDArray[np.bo
     path : pathlib.Path
         A PNG with one channel of 1, 8 or 16 bits, or with colours (true where any is not 0; transparency
         does not count).
-    changed : int
-        When the file changed, in nanoseconds: a mask written anew is read anew.
     shape : tuple of int
         Rows and columns that it must have; compared before it is unpacked.
 
     Raises
     ------
     InputError
-        No PNG, damaged, or of another size.
+        No PNG, damaged, cut short, or of another size.
     """
+    header = _check_mask(path, shape)
     try:
+        check_stream(path, header)
         # not by Image.open: scrolls exceed its limit of 179 million pixels, and the size is checked here
         with PngImageFile(path) as image:
-            if image.size[::-1] != shape:
-                msg = (
-                    f"mask {path} is {image.size[1]} x {image.size[0]} pixels but its surface is "
-                    f"{shape[0]} x {shape[1]}: resize the mask or remove it"
-                )
-                raise InputError(msg)
             pixels = np.asarray(image if image.mode in GREY else image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         msg = f"mask {path} cannot be read as PNG ({error}): write it again or remove it"

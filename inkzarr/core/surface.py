@@ -14,11 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inkzarr.core.errors import InputError
+from inkzarr.core.card import card
+from inkzarr.core.errors import InkzarrError, InputError
+from inkzarr.core.picture import png
 from inkzarr.core.ppm import open_ppm, write_ppm
 from inkzarr.core.tifxyz import open_tifxyz, write_tifxyz
 
 __all__ = ["Surface", "SurfaceTile", "flat_surface", "open_surface", "write_ppm", "write_tifxyz"]
+
+STRIPS, STRIP_PIXELS = 64, 1 << 15
+"""What a thumbnail reads of a surface: rows, and pixels of each at most."""
+THUMBNAIL_PIXELS = 256
 
 Read = Callable[[slice, slice], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]]
 
@@ -117,6 +123,17 @@ class Surface:
         return self if read is None else replace(self, read=read())
 
     @property
+    def masked(self) -> bool:
+        """Whether a mask that must be decoded whole narrows it."""
+        return bool(getattr(self.read, "has_mask", False))
+
+    def mask(self) -> NDArray[np.bool_] | None:
+        """The mask that lies beside the file, decoded whole, a byte a pixel; None where there is none."""
+        decode = getattr(self.read, "mask", None)
+        found: NDArray[np.bool_] | None = None if decode is None else decode()
+        return found
+
+    @property
     def points(self) -> NDArray[np.float64]:
         """All points, (rows, columns, 3); 24 bytes a pixel in memory, so use `tile` for a large surface."""
         return self._whole().points
@@ -130,6 +147,38 @@ class Surface:
     def valid(self) -> NDArray[np.bool_]:
         """The validity of all pixels, (rows, columns)."""
         return self._whole().valid
+
+    def _repr_html_(self) -> str:
+        """For Jupyter: size, place and a picture of the places, from a few rows; all text is escaped."""
+        rows, columns = self.shape
+        facts: dict[str, object] = {"pixels": f"{rows} x {columns}"}
+        if self.stored_shape != self.shape:
+            facts["stored grid"] = " x ".join(map(str, self.stored_shape))
+        try:
+            points, valid = self._sample()
+        except InkzarrError as error:
+            return card(self.source, facts, caption=f"no picture: {error}")
+        facts["valid"] = f"{100 * valid.mean():.3g} % of a sample"
+        if not valid.any():
+            return card(self.source, facts)
+        low, high = points[valid].min(0), points[valid].max(0)
+        facts["lies in"] = ", ".join(
+            f"{axis} {a:.0f}..{b:.0f}" for axis, a, b in zip("zyx", low, high, strict=True)
+        )
+        share = np.where(valid[..., None], (points - low) / np.maximum(high - low, 1), 0)
+        colours = (255 * share).astype(np.uint8).repeat(-(-min(rows, THUMBNAIL_PIXELS) // len(valid)), 0)
+        return card(self.source, facts, picture=png(colours), caption="place: z red, y green, x blue")
+
+    def _sample(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Points and validity of at most 64 rows, thinned out to 256 columns."""
+        rows, columns = self.shape
+        start = max(0, (columns - STRIP_PIXELS) // 2)
+        part = slice(start, min(columns, start + STRIP_PIXELS))
+        step = -(-(part.stop - part.start) // THUMBNAIL_PIXELS)
+        places = np.unique(np.linspace(0, rows - 1, min(rows, STRIPS)).astype(int))
+        tiles = [self.tile(slice(row, row + 1), part) for row in places]
+        points = np.concatenate([tile.points[:, ::step] for tile in tiles])
+        return points, np.concatenate([tile.valid[:, ::step] for tile in tiles])
 
     def _whole(self) -> SurfaceTile:
         return self.tile(slice(None), slice(None))

@@ -17,7 +17,7 @@ from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, METADATA
 from inkzarr.core.store import create_group, create_level, create_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from zarr.abc.store import Store
 
@@ -179,6 +179,23 @@ def _fingerprint(job: Job, spec: VolumeSpec) -> dict[str, Any]:
     return stored
 
 
+def refuse_foreign(job: Job) -> None:
+    """Refuse to overwrite what is no Zarr volume.
+
+    Raises
+    ------
+    InputError
+        The target is something else.
+    """
+    _refuse_bad_place(job)
+    if not job.makes_group:
+        return
+    found = names(open_store(job.out, storage_options=job.storage_options), "")
+    if found and not found & {*METADATA, LEDGER_FOLDER}:
+        msg = f"{job.out} is no Zarr volume, so it is not overwritten: choose another name, or delete it"
+        raise InputError(msg)
+
+
 def _delete(job: Job, store: Store) -> None:
     """Delete the target, which must look like a Zarr volume of ours or of nobody.
 
@@ -188,10 +205,7 @@ def _delete(job: Job, store: Store) -> None:
         sync(store.delete_dir(f"{LEDGER_FOLDER}/{job.spec.path}"))
         sync(store.delete_dir(job.spec.path))
         return
-    found = names(store, "")
-    if found and not found & {*METADATA, LEDGER_FOLDER}:
-        msg = f"{job.out} is no Zarr volume, so it is not overwritten: choose another name, or delete it"
-        raise InputError(msg)
+    refuse_foreign(job)
     sync(store.delete_dir(LEDGER_FOLDER))
     sync(store.delete_dir(""))
 
@@ -210,14 +224,32 @@ def _sweep(job: Job) -> None:
 
 def _refuse_bad_place(job: Job) -> None:
     """Refuse a target that is a file, that is or holds an input, or that lies in one."""
-    out = f"{_place(job.out)}/"
-    for source in (f"{_place(name)}/" for name in job.inputs):
-        if source.startswith(out) or out.startswith(source):
-            msg = f"{job.out} and the input {source.rstrip('/')} lie in each other: choose another name"
-            raise InputError(msg)
+    refuse_inside(job.out, job.inputs)
     if not is_remote(job.out) and Path(_local(job.out)).is_file():
         msg = f"{job.out} is a file: choose another name for the folder"
         raise InputError(msg)
+
+
+def refuse_inside(out: str, inputs: Iterable[str]) -> None:
+    """Refuse an output that is or holds an input, or that lies in one.
+
+    Parameters
+    ----------
+    out : str
+        What is to be written: a file, a folder or a URL.
+    inputs : iterable of str
+        What is read.
+
+    Raises
+    ------
+    InputError
+        Naming both.
+    """
+    place = f"{_place(out)}/"
+    for source in (f"{_place(name)}/" for name in inputs):
+        if source.startswith(place) or place.startswith(source):
+            msg = f"{out} and the input {source.rstrip('/')} lie in each other: choose another name"
+            raise InputError(msg)
 
 
 def _place(url: str) -> str:

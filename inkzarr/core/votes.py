@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from inkzarr.core.buckets import TILE, Buckets, Rule, Tile
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed
-from inkzarr.core.voting import finish, settle, vote
+from inkzarr.core.voting import GROUP_SHIFT, finish, settle, vote
 
 BATCH = 1 << 19
 """Pixels whose points a block holds at once."""
@@ -98,11 +98,11 @@ class Ballot:
     def __post_init__(self) -> None:
         size, others = self.box.shape.volume, self.box.shape.volume if self.shared else 0
         self._votes, self._total = _spare.take(size, np.int64), _spare.take(others, np.int64)
-        self._owner = _spare.take(others, np.int32)
+        self._turn = _spare.take(-(-others >> GROUP_SHIFT), np.int32)
 
     def cast(self, tile: PointTile, who: int, rule: Rule) -> None:
         """Count the votes of a tile; those of one segment come together."""
-        ballot = (self._votes, self._total, self._owner, who if self.shared else 0)
+        ballot = (self._votes, self._total, self._turn, who if self.shared else 0)
         start, shape = tuple(self.box.start), tuple(self.box.shape)
         vote(tile.points, tile.normals, tile.values, tile.used, rule.footprint, start, shape, ballot)
 
@@ -110,12 +110,12 @@ class Ballot:
         """The votes of all segments, z y x, to be cleared; and how many voxels they disagree about."""
         if not self.shared:
             return self._votes.reshape(self.box.shape), 0
-        conflicts = settle(self._votes, self._total, self._owner)
+        conflicts = settle(self._votes, self._total, self._turn)
         return self._total.reshape(self.box.shape), int(conflicts)
 
     def give_back(self) -> None:
         """Let another cell have the arrays, once the votes are cleared."""
-        _spare.give(self._votes, self._total, self._owner)
+        _spare.give(self._votes, self._total, self._turn)
 
 
 class _Spare(threading.local):

@@ -19,18 +19,20 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-COUNT_SHIFT = 36
-"""A voxel's votes are one int64: how many, above bit 36, and the sum of their values below."""
+COUNT_SHIFT = 34
+"""A voxel's votes are one int64: how many, above bit 34, and the sum of their values below."""
 ONE = 1 << COUNT_SHIFT
 SUM = ONE - 1
-FULL = ((1 << 27) - 1) << COUNT_SHIFT
-"""134 million votes for one voxel: further ones are not counted, so that nothing wraps."""
+FULL = ((1 << 26) - 1) << COUNT_SHIFT
+"""67 million votes for one voxel: further ones are not counted, so that nothing wraps."""
 MOST_VOTES = 65535
 INK = 128
 """Mean value from which a voxel is said to be ink."""
-OWNER = (1 << 14) - 1
-"""Bits of a voxel's owner that name the segment which voted last; the two above are what all said."""
-SAYS_INK, SAYS_NONE = 1 << 14, 1 << 15
+SAYS_INK, SAYS_NONE = 1 << 60, 1 << 61
+"""Above the votes of all segments: what any of them said."""
+BOTH = SAYS_INK | SAYS_NONE
+GROUP_SHIFT = 5
+"""Voxels that follow each other are settled 32 at a time."""
 FAR = 1e15
 """Beyond, a place is no whole number any more."""
 
@@ -183,18 +185,21 @@ def _places(p, n, times, start, shape, place):
 
 
 @njit(nogil=True, cache=True)
-def _settle(votes, total, owner, at):
-    """Add the votes of the segment that voted last for a voxel to those of all, and note what it said."""
-    mine = votes[at]
-    number = mine >> COUNT_SHIFT
-    owner[at] |= SAYS_INK if 2 * (mine & SUM) + number >= 2 * INK * number else SAYS_NONE
-    if total[at] + (number << COUNT_SHIFT) <= FULL:
-        total[at] += mine
-    votes[at] = 0
+def _settle(votes, total, group):
+    """Add the votes of the segment that voted last in a group of voxels to those of all; what it said."""
+    for at in range(group << GROUP_SHIFT, min((group + 1) << GROUP_SHIFT, len(votes))):
+        mine, held = votes[at], total[at]
+        if mine:
+            number = mine >> COUNT_SHIFT
+            said = SAYS_INK if 2 * (mine & SUM) + number >= 2 * INK * number else SAYS_NONE
+            if (held & ~BOTH) + (number << COUNT_SHIFT) <= FULL:
+                held += mine
+            total[at] = held | said
+            votes[at] = 0
 
 
 @njit(nogil=True, cache=True)
-def _add_box(votes, total, owner, who, p, n, depth, start, shape, gain):
+def _add_box(votes, total, turn, who, p, n, depth, start, shape, gain):
     """Add a pixel's votes to the voxels of its box footprint that lie in a box."""
     az, bz = _reach(p[0], n[0], depth, True)
     ay, by = _reach(p[1], n[1], depth, True)
@@ -209,11 +214,11 @@ def _add_box(votes, total, owner, who, p, n, depth, start, shape, gain):
         for j in range(np.int64(ay), np.int64(by) + 1):
             base = (i * shape[1] + j) * shape[2] + first
             if who:
-                for at in range(base, base + width):
-                    if (owner[at] & OWNER) != who:
-                        if votes[at]:
-                            _settle(votes, total, owner, at)
-                        owner[at] = (owner[at] & ~OWNER) | who
+                for group in range(base >> GROUP_SHIFT, ((base + width - 1) >> GROUP_SHIFT) + 1):
+                    if turn[group] != who:
+                        if turn[group]:
+                            _settle(votes, total, group)
+                        turn[group] = who
             run = votes[base : base + width]
             for at in range(len(run)):  # without a branch, so that it is done several voxels at once
                 run[at] += gain if run[at] < FULL else 0
@@ -233,13 +238,14 @@ def vote(points, normals, values, used, rule, start, shape, ballot):
         Depth in voxels, and whether the footprint is the box.
     start, shape : tuple of three int
         The box; votes for voxels beyond it are left to others.
-    ballot : tuple of votes, total, owner and who
+    ballot : tuple of votes, total, turn and who
         The box's voxels in C order: votes (int64, see `COUNT_SHIFT`) of the segment that voted last and
-        of those before it, the owner (int32, see `OWNER`), and the number of the segment that votes now.
-        Where one segment votes alone, who is 0, and votes is all that is used.
+        of those before it; whose turn it was last (int32) in each group of voxels, see `GROUP_SHIFT`; and
+        the number of the segment that votes now. Where one segment votes alone, who is 0, and votes is all
+        that is used.
     """
     depth, box = rule
-    votes, total, owner, who = ballot
+    votes, total, turn, who = ballot
     times = np.arange(int(4 * depth) + 1) * 0.5 - depth
     place = np.empty(len(times), np.int32)
     for row in range(used.shape[0]):
@@ -250,32 +256,30 @@ def vote(points, normals, values, used, rule, start, shape, ballot):
             n = (normals[row, col, 0], normals[row, col, 1], normals[row, col, 2])
             gain = ONE + np.int64(values[row, col])
             if box:
-                _add_box(votes, total, owner, who, p, n, depth, start, shape, gain)
+                _add_box(votes, total, turn, who, p, n, depth, start, shape, gain)
                 continue
             found = _places(p, n, times, start, shape, place)
-            if who:
-                for at in place[:found]:
-                    if (owner[at] & OWNER) != who:
-                        if votes[at]:
-                            _settle(votes, total, owner, at)
-                        owner[at] = (owner[at] & ~OWNER) | who
-                    if votes[at] < FULL:
-                        votes[at] += gain
-            else:
-                for at in place[:found]:
-                    if votes[at] < FULL:
-                        votes[at] += gain
+            for at in place[:found]:
+                group = at >> GROUP_SHIFT
+                if who and turn[group] != who:
+                    if turn[group]:
+                        _settle(votes, total, group)
+                    turn[group] = who
+                if votes[at] < FULL:
+                    votes[at] += gain
 
 
 @njit(nogil=True, cache=True)
-def settle(votes, total, owner):
+def settle(votes, total, turn):
     """Add the votes that are left to those of all, and clear them; voxels where segments disagree."""
     conflicts = 0
-    for at in range(len(votes)):
-        if votes[at]:
-            _settle(votes, total, owner, at)
-        conflicts += owner[at] >= SAYS_INK | SAYS_NONE
-        owner[at] = 0
+    for group in range(len(turn)):
+        if turn[group]:
+            _settle(votes, total, group)
+            turn[group] = 0
+            for at in range(group << GROUP_SHIFT, min((group + 1) << GROUP_SHIFT, len(votes))):
+                conflicts += total[at] >= BOTH
+                total[at] &= ~BOTH
     return conflicts
 
 

@@ -6,16 +6,18 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.png import PngHeader, check_stream, read_header
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-HEADER = struct.Struct(">8sI4sIIBB")
-KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 DEEP = 16
 LARGEST_BYTE = 255
 PADDING = 256
@@ -38,16 +40,17 @@ class LabelPng:
     ----------
     path : pathlib.Path
         The file.
-    shape : tuple of int
-        Rows and columns.
-    colour, bits : int
-        As PNG numbers them: colour type, bits a channel.
+    header : PngHeader
+        What it says of itself.
     """
 
     path: Path
-    shape: tuple[int, int]
-    colour: int
-    bits: int
+    header: PngHeader
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.header.shape
 
     def check_size(self, surface: tuple[int, int], least: tuple[int, int]) -> None:
         """Refuse a label that is not as large as its surface, or larger by less than the padding.
@@ -69,7 +72,8 @@ class LabelPng:
             return
         msg = (
             f"label {self.path} is {self.shape[0]} x {self.shape[1]} pixels but its surface is "
-            f"{surface[0]} x {surface[1]}: it may be larger by less than {PADDING} on each side, not smaller"
+            f"{surface[0]} x {surface[1]}: it may be larger by less than {PADDING} on each side, not smaller "
+            f"than {max(1, least[0])} x {max(1, least[1])}"
         )
         raise InputError(msg)
 
@@ -79,33 +83,56 @@ class LabelPng:
         Raises
         ------
         InputError
-            Damaged, or 16 bit that is not.
+            Damaged, cut short, or 16 bit that is not.
         """
+        return self._decode(self._values)[: shape[0], : shape[1]]
+
+    def nonzero(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Where a mask's first rows and columns are not 0, however small, nor transparent; as `read`."""
+        return self._decode(self._nonzero)[: shape[0], : shape[1]]
+
+    def _decode(self, made_of: Callable[[PngImageFile], NDArray[Any]]) -> NDArray[Any]:
         try:
+            check_stream(self.path, self.header)
             # not by Image.open: scrolls exceed its limit of 179 million pixels, and the size is checked
             with PngImageFile(self.path) as image:
                 if image.size[::-1] != self.shape:
                     msg = "its size changed"
                     raise ValueError(msg)
                 image.load()
-                return self._values(image)[: shape[0], : shape[1]]
+                return made_of(image)
         except (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error) as error:
             msg = f"label {self.path} cannot be read as PNG ({error}): save it again"
             raise InputError(msg) from error
 
+    def _plain(self, image: PngImageFile) -> bool:
+        return self.header.colour == 0 and "transparency" not in image.info
+
+    def _nonzero(self, image: PngImageFile) -> NDArray[np.bool_]:
+        if self._plain(image):
+            return np.asarray(np.asarray(image) != 0)
+        some = np.empty(self.shape, np.bool_)
+        for rows, part in self._bands(image):
+            some[rows] = part[..., :3].any(-1) & (part[..., 3] > 0)
+        return some
+
     def _values(self, image: PngImageFile) -> Bytes:
-        if self.bits == DEEP and self.colour == 0:
+        if self.header.bits == DEEP:
             return self._scaled(np.asarray(image))
-        if self.colour == 0 and "transparency" not in image.info:
+        if self._plain(image):
             return np.asarray(image if image.mode == "L" else image.convert("L"))
         values = np.empty(self.shape, np.uint8)
-        rows = max(1, BAND // self.shape[1])
-        for top in range(0, self.shape[0], rows):
-            bottom = min(top + rows, self.shape[0])
-            part = np.asarray(image.crop((0, top, self.shape[1], bottom)).convert("RGBA"))
+        for rows, part in self._bands(image):
             opaque = part[..., :3].max(-1).astype(np.uint16) * part[..., 3]
-            values[top:bottom] = (2 * opaque.astype(np.uint32) + LARGEST_BYTE) // (2 * LARGEST_BYTE)
+            values[rows] = (2 * opaque.astype(np.uint32) + LARGEST_BYTE) // (2 * LARGEST_BYTE)
         return values
+
+    def _bands(self, image: PngImageFile) -> Iterator[tuple[slice, Bytes]]:
+        """Red, green, blue and opacity of some rows at a time."""
+        step = max(1, BAND // self.shape[1])
+        for top in range(0, self.shape[0], step):
+            rows = slice(top, min(top + step, self.shape[0]))
+            yield rows, np.asarray(image.crop((0, top, self.shape[1], rows.stop)).convert("RGBA"))
 
     def _scaled(self, deep: NDArray[np.integer]) -> Bytes:
         if 0 < deep.max(initial=0) <= LARGEST_BYTE:
@@ -130,14 +157,11 @@ def open_label(path: str | Path) -> LabelPng:
     if not where.is_file():
         msg = f"label {where} does not exist: give the PNG that ink is painted on"
         raise InputError(msg)
-    with where.open("rb") as file:
-        head = file.read(HEADER.size)
-    fields = HEADER.unpack(head) if len(head) == HEADER.size else (b"",) * 7
-    signature, _, name, width, height, bits, colour = fields
-    if signature != SIGNATURE or name != b"IHDR" or colour not in KINDS or 0 in (width, height):
+    header = read_header(where)
+    if header is None:
         msg = f"label {where} is no PNG: save the painted layer as PNG, 8 bit grey"
         raise InputError(msg)
-    if bits == DEEP and colour != 0:
+    if header.bits == DEEP and header.colour != 0:
         msg = f"label {where} has 16 bits a colour, of which half would be lost: save it as grey"
         raise InputError(msg)
-    return LabelPng(where, (height, width), colour, bits)
+    return LabelPng(where, header)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +30,8 @@ class Painted:
         As painted.
     supervised : numpy.ndarray of bool or None, same shape
         Where the label counts.
+    masked : numpy.ndarray of bool or None, same shape
+        Where the surface's mask leaves it a place.
     written : numpy.ndarray of bool, (rows / edge, columns / edge)
         Blocks with any ink; all where blank ones are not skipped.
     edge : int
@@ -40,6 +42,7 @@ class Painted:
 
     values: Bytes
     supervised: Bools | None
+    masked: Bools | None
     written: Bools
     edge: int
     blank: int
@@ -55,6 +58,10 @@ class Painted:
         row, col = (np.arange(part.start, part.stop) // self.edge for part in (rows, cols))
         used: Bools = self.written[np.ix_(row, col)]
         return used if self.supervised is None else used & self.supervised[rows, cols]
+
+    def there(self, rows: slice, cols: slice) -> Bools | None:
+        """Which pixels the surface's mask leaves a place; None: all."""
+        return None if self.masked is None else self.masked[rows, cols]
 
     def strips(self, tile: int) -> Iterator[tuple[int, int, Bytes, Bools]]:
         """First row and column, values and use of rows of tiles, without those in which nothing is used."""
@@ -80,7 +87,7 @@ class Painted:
 
 
 def paint(segment: Segment, skip_blank: int) -> Painted:
-    """Read a segment's label and supervision mask.
+    """Read a segment's label, supervision mask and the mask of its surface.
 
     Parameters
     ----------
@@ -96,7 +103,8 @@ def paint(segment: Segment, skip_blank: int) -> Painted:
     """
     shape = segment.shape
     values = segment.label.read(shape)
-    supervised = None if segment.supervision is None else segment.supervision.read(shape) > 0
+    supervised = None if segment.supervision is None else segment.supervision.nonzero(shape)
+    masked = segment.surface.mask()
     edge = skip_blank or max(shape)
     rows, cols = (np.arange(0, n, edge) for n in shape)
     written = np.ones((len(rows), len(cols)), np.bool_)
@@ -107,8 +115,8 @@ def paint(segment: Segment, skip_blank: int) -> Painted:
         np.minimum(starts + edge, n) - starts for starts, n in zip((rows, cols), shape, strict=True)
     )
     blank = int(((~written) * np.outer(down, right)).sum())
-    whole = Painted(values, supervised, written, edge, blank, 0)
+    whole = Painted(values, supervised, masked, written, edge, blank, 0)
     if supervised is None:
         return whole
     kept = sum(np.count_nonzero(used) for *_, used in whole.strips(edge if edge < LONGEST else LONGEST))
-    return Painted(values, supervised, written, edge, blank, values.size - blank - int(kept))
+    return replace(whole, unsupervised=values.size - blank - int(kept))

@@ -8,13 +8,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import google_crc32c
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.ppm import mask_path
@@ -24,8 +22,9 @@ from inkzarr.readers.label_png import LabelPng, open_label
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from inkzarr.readers.checksums import FileSums
+
 LABEL, SUPERVISION = "_inklabels.png", "_supervision_mask.png"
-PIECE = 1 << 24
 SHOWN = 5
 
 
@@ -45,6 +44,8 @@ class Segment:
         Where it is not 0 the label counts; None: everywhere.
     files : tuple of pathlib.Path
         All that it is read from.
+    instead_of : tuple of str
+        Other versions of it that are left out: older ones, and those without a label.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Segment:
     label: LabelPng
     supervision: LabelPng | None
     files: tuple[Path, ...]
+    instead_of: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,9 +61,27 @@ class Segment:
         rows, cols = map(min, self.surface.shape, self.label.shape)
         return rows, cols
 
-    def hashes(self) -> dict[str, dict[str, Any]]:
+    def told(self, sums: FileSums) -> dict[str, dict[str, Any]]:
         """Bytes and crc32c of every file, by name."""
-        return {path.name: _hash(path) for path in self.files}
+        found = {path.name: sums[str(path.absolute())] for path in self.files}
+        return {name: {"bytes": one.bytes, "crc32c": one.crc32c} for name, one in found.items()}
+
+    def provenance(self, sums: FileSums, pixels: dict[str, int]) -> dict[str, Any]:
+        """Its files, what became of its pixels, and the versions that it stands for; JSON."""
+        left = {"instead_of": list(self.instead_of)} if self.instead_of else {}
+        return {"files": self.told(sums), "pixels": pixels, **left}
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Memory that its label and masks take at their peak, beside tiles of its surface."""
+        pngs = [self.label.header, *([self.supervision.header] if self.supervision else [])]
+        mask = 3 * self.surface.shape[0] * self.surface.shape[1] if self.surface.masked else 0
+        return sum(png.unpacked_bytes for png in pngs) + mask
+
+
+def files_of(segments: Iterable[Segment]) -> list[Path]:
+    """All that segments are read from."""
+    return [path for segment in segments for path in segment.files]
 
 
 def find_segments(
@@ -98,8 +118,8 @@ def find_segments(
     if tree.is_file() or (tree / "meta.json").exists():
         surfaces = {tree.stem: tree}
     else:
-        found = ((child.name, _surface_in(child)) for child in sorted(tree.iterdir()) if child.is_dir())
-        surfaces = {name: surface for name, surface in found if surface is not None}
+        within = ((child.name, _surface_in(child)) for child in sorted(tree.iterdir()) if child.is_dir())
+        surfaces = {name: surface for name, surface in within if surface is not None}
     if not surfaces:
         msg = f"{tree} holds no segment: a segment is {{id}}/{{id}}.ppm or {{id}}/{{id}}.tifxyz"
         raise InputError(msg)
@@ -108,14 +128,16 @@ def find_segments(
     if folder.is_file() and len(chosen) > 1:
         msg = f"{folder} is one label, {tree} holds {len(chosen)} segments: give a folder, or --only ID"
         raise InputError(msg)
+    versions: dict[str, tuple[str, ...]] = dict.fromkeys(chosen, ())
     if not all_versions:
-        chosen = _newest(chosen, {name for name, path in labels.items() if path.exists()})
-    missing = [name for name in chosen if not labels[name].is_file()]
+        versions = _newest(chosen, {name for name, path in labels.items() if path.exists()})
+    missing = [name for name in versions if not labels[name].is_file()]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         msg = f"no label for {shown} in {folder}: add {missing[0]}{LABEL}, or leave out with --exclude"
         raise InputError(msg)
-    return [_open(name, surfaces[name], labels[name]) for name in chosen]
+    found = (_open(name, surfaces[name], labels[name]) for name in versions)
+    return [replace(segment, instead_of=versions[segment.id]) for segment in found]
 
 
 def flat_segment(ink: str | Path, plane: tuple[int, int], z: float) -> Segment:
@@ -164,10 +186,13 @@ def _choose(names: list[str], only: Sequence[str], exclude: Sequence[str], tree:
     return taken
 
 
-def _newest(names: Iterable[str], labelled: set[str]) -> list[str]:
-    """One id of those that differ in the last character: the last that has a label, else the last."""
-    groups = (list(versions) for _, versions in groupby(sorted(names), key=lambda name: name[:-1]))
-    return [([v for v in versions if v in labelled] or versions)[-1] for versions in groups]
+def _newest(names: Iterable[str], labelled: set[str]) -> dict[str, tuple[str, ...]]:
+    """Of ids that differ in the last character the last with a label, else the last; and the others."""
+    groups = [list(versions) for _, versions in groupby(sorted(names), key=lambda name: name[:-1])]
+    newest = [([v for v in versions if v in labelled] or versions)[-1] for versions in groups]
+    return {
+        name: tuple(v for v in versions if v != name) for name, versions in zip(newest, groups, strict=True)
+    }
 
 
 def _open(name: str, path: Path, label_path: Path) -> Segment:
@@ -178,11 +203,7 @@ def _open(name: str, path: Path, label_path: Path) -> Segment:
     label.check_size(surface.shape, (rows, cols))
     mask = label_path.with_name(f"{name}{SUPERVISION}")
     supervision = _supervision(mask, (min(surface.shape[0], rows), min(surface.shape[1], cols)))
-    if path.is_dir():
-        parts = [part for part in sorted(path.iterdir()) if part.suffix in (".tif", ".json")]
-    else:
-        parts = [path, *filter(Path.exists, [mask_path(path)])]
-    files = (*parts, label_path, *((mask,) if supervision else ()))
+    files = (*surface_files(path), label_path, *((mask,) if supervision else ()))
     return Segment(name, surface, label, supervision, files)
 
 
@@ -194,10 +215,8 @@ def _supervision(path: Path, least: tuple[int, int]) -> LabelPng | None:
     return mask
 
 
-def _hash(path: Path) -> dict[str, Any]:
-    """Bytes and crc32c of a file."""
-    crc = 0
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            crc = google_crc32c.extend(crc, piece)
-    return {"bytes": path.stat().st_size, "crc32c": f"{crc:08x}"}
+def surface_files(path: Path) -> list[Path]:
+    """All that a surface is read from: the planes of a tifxyz folder, or a PPM and its mask."""
+    if path.is_dir():
+        return [part for part in sorted(path.iterdir()) if part.suffix in (".tif", ".json")]
+    return [path, *filter(Path.exists, [mask_path(path)])]

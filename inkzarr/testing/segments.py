@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import struct
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.ppm import mask_path, write_ppm_bands
+from inkzarr.core.sheet_file import write_png
 from inkzarr.core.surface import Surface, write_tifxyz
 from inkzarr.testing.letters import ink_at
 from inkzarr.testing.spiral import Spiral
@@ -28,19 +26,19 @@ class _Sheet:
     """Reads tiles of the surface, straight from the spiral."""
 
     spiral: Spiral
-    first: int
+    first: tuple[int, int]
 
     def __call__(
         self, rows: slice, cols: slice
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         row, col = np.ogrid[rows, cols]
-        points, normals = self.spiral.points(row, col + self.first)
+        points, normals = self.spiral.points(row + self.first[0], col + self.first[1])
         return points, normals, np.ones(points.shape[:2], np.bool_)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One winding of the sheet, flattened at one voxel a pixel.
+    """A piece of the sheet, flattened at one voxel a pixel.
 
     Parameters
     ----------
@@ -50,24 +48,26 @@ class Segment:
         The whole sheet.
     page : numpy.ndarray of bool
         The ink's pattern, see `inkzarr.testing.letters.page`.
-    columns : slice
-        The part of the sheet's columns that the segment holds.
+    rows, columns : slice
+        The part of the sheet that the segment holds.
     """
 
     id: str
     spiral: Spiral
     page: NDArray[np.bool_]
+    rows: slice
     columns: slice
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns, in pixels."""
-        return self.spiral.shape.z, self.columns.stop - self.columns.start
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
     @property
     def surface(self) -> Surface:
         """The sheet's written layer, at the middle of its depth; normals point away from the axis."""
-        return Surface(self.shape, self.shape, f"segment {self.id}", _Sheet(self.spiral, self.columns.start))
+        sheet = _Sheet(self.spiral, (self.rows.start, self.columns.start))
+        return Surface(self.shape, self.shape, f"segment {self.id}", sheet)
 
     @property
     def label(self) -> NDArray[np.uint8]:
@@ -77,7 +77,8 @@ class Segment:
     def label_tile(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
         """A tile of `label`; slices with bounds."""
         row, col = np.ogrid[rows, cols]
-        return ink_at(self.page, row, col + self.columns.start).astype(np.uint8) * np.uint8(255)
+        ink = ink_at(self.page, row + self.rows.start, col + self.columns.start)
+        return ink.astype(np.uint8) * np.uint8(255)
 
 
 def write_segment(segment: Segment, folder: str | Path, *, kind: str) -> None:
@@ -102,7 +103,7 @@ def write_segment(segment: Segment, folder: str | Path, *, kind: str) -> None:
     elif kind == "tifxyz":
         stored = tuple(math.ceil(n / GRID_STEP) for n in full)
         row, col = (np.arange(n, dtype=np.float64) * GRID_STEP for n in stored)
-        points, _ = segment.spiral.points(row[:, None], col + segment.columns.start)
+        points, _ = segment.spiral.points(row[:, None] + segment.rows.start, col + segment.columns.start)
         scale = (1 / GRID_STEP, 1 / GRID_STEP)
         write_tifxyz(home / f"{segment.id}.tifxyz", points, scale=scale, uuid=segment.id)
         full = (stored[0] * GRID_STEP, stored[1] * GRID_STEP)
@@ -117,30 +118,3 @@ def write_segment(segment: Segment, folder: str | Path, *, kind: str) -> None:
 def _bands(shape: tuple[int, int]) -> Iterator[slice]:
     step = max(1, BAND // shape[1])
     return (slice(at, min(at + step, shape[0])) for at in range(0, shape[0], step))
-
-
-def write_png(path: Path, shape: tuple[int, int], bands: Iterable[NDArray[np.uint8]]) -> None:
-    """Write a grey PNG of any size, a band of rows at a time.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Replaced if it exists.
-    shape : tuple of int
-        Rows and columns.
-    bands : iterable of numpy.ndarray of uint8, (rows, columns)
-        From the first row to the last.
-    """
-    packer = zlib.compressobj(6)
-    with path.open("wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 8, 0, 0, 0, 0))
-        for band in bands:
-            # each row is preceded by the number of its filter: 0, none
-            _chunk(file, b"IDAT", packer.compress(np.pad(band, ((0, 0), (1, 0))).tobytes()))
-        _chunk(file, b"IDAT", packer.flush())
-        _chunk(file, b"IEND", b"")
-
-
-def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
-    file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))

@@ -52,6 +52,26 @@ def test_a_block_is_measured_and_reads_back(voxels):
         only = back.chunks[0]
         assert only.crc32c == google_crc32c.value(voxels.tobytes())
         np.testing.assert_equal((only.low, only.high), (voxels.min().item(), voxels.max().item()))
+        half = {"uint8": 128, ">u2": 32768}.get(
+            voxels.dtype.str if voxels.dtype.str == ">u2" else voxels.dtype.name
+        )
+        assert only.upper == (None if half is None else np.count_nonzero(voxels >= half))
+
+
+def test_a_ledger_of_an_earlier_version_has_no_upper_half(ledger, tmp_path):
+    """Its lines hold four numbers a chunk; what is added now holds five."""
+    ledger.add(record(FIRST, 200))
+    ledger.flush()
+    (part,) = (tmp_path / ".inkzarr" / "0").glob("blocks-*")
+    old = json.loads(part.read_text())
+    assert [chunk[4] for chunk in old["chunks"]] == [64] * 4
+    part.write_text(json.dumps(old | {"chunks": [chunk[:4] for chunk in old["chunks"]]}) + "\n")
+    resumed = again(ledger)
+    resumed.add(record(LAST, 200))
+    resumed.finish()
+    table = again(ledger).chunk_table()
+    assert table.upper[:, 0, 0].tolist() == [-1, -1, 32]
+    assert table.done[:, 0, 0].tolist() == [True, False, True]
 
 
 def test_nan_is_neither_low_nor_high():

@@ -2,6 +2,9 @@
 
 import json
 import pickle
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -146,7 +149,25 @@ def test_ppm_mask_that_does_not_fit(tmp_path):
     for content in (b"no png", mask.read_bytes()[:45]):
         mask.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read as PNG"):
-            open_surface(path)
+            _ = open_surface(path).valid
+
+
+def test_a_ppm_mask_is_decoded_when_it_is_needed_and_once_for_all_threads(tmp_path, monkeypatch):
+    path, mask = ppm(tmp_path / "a.ppm"), tmp_path / "a_mask.png"
+    Image.fromarray(np.uint8([[1, 0, 1], [0, 1, 1]])).save(mask)
+    module, calls = sys.modules["inkzarr.core.ppm"], []
+    decode = module.PngImageFile
+    monkeypatch.setattr(
+        module, "PngImageFile", lambda name: (calls.append(name), time.sleep(0.1), decode(name))[2]
+    )
+    surface = open_surface(path)
+    assert not calls
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: surface.valid, range(8)))
+    assert len(calls) == 1
+    assert all((one == found[0]).all() for one in found)
+    assert surface.unmasked().mask() is None
+    np.testing.assert_array_equal(surface.mask(), [[True, False, True], [False, True, True]])
 
 
 def test_a_ppm_larger_than_memory_opens_and_reads_its_last_tile(tmp_path):

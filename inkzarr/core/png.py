@@ -1,0 +1,98 @@
+"""What a PNG says before it is unpacked, and whether all its pixels are there."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+HEADER = struct.Struct(">8sI4sIIBBBBB")
+CHUNK = struct.Struct(">I4s")
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Of each colour type, as PNG numbers them: grey, RGB, palette, grey with alpha, RGBA."""
+PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+"""Of an interlaced image: first row and column, and the steps between them."""
+PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class PngHeader:
+    """The header of a PNG.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    bits : int
+        A channel.
+    colour : int
+        Colour type, see `CHANNELS`.
+    interlaced : bool
+        Whether the pixels come in seven passes.
+    """
+
+    shape: tuple[int, int]
+    bits: int
+    colour: int
+    interlaced: bool
+
+    @property
+    def stream_bytes(self) -> int:
+        """Of all pixels, once unpacked: each row of each pass is preceded by the number of its filter."""
+        total = 0
+        for row, col, down, right in PASSES if self.interlaced else ((0, 0, 1, 1),):
+            rows, cols = -(-(self.shape[0] - row) // down), -(-(self.shape[1] - col) // right)
+            if rows > 0 and cols > 0:
+                total += rows * (1 + -(-cols * self.bits * CHANNELS[self.colour] // 8))
+        return total
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Memory that reading takes at its peak: the image as Pillow holds it, and its values."""
+        held = self.bits // 8 if self.bits > 8 else 1
+        pixel = 2 * held if self.colour == 0 else 5
+        return self.shape[0] * self.shape[1] * pixel
+
+
+def read_header(path: Path) -> PngHeader | None:
+    """The header, and nothing else; None where the file is no PNG."""
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+    if len(head) < HEADER.size:
+        return None
+    signature, _, name, width, height, bits, colour, _, _, interlaced = HEADER.unpack(head)
+    if signature != SIGNATURE or name != b"IHDR" or colour not in CHANNELS or 0 in (width, height, bits):
+        return None
+    return PngHeader((height, width), bits, colour, bool(interlaced))
+
+
+def check_stream(path: Path, header: PngHeader) -> None:
+    """Refuse a PNG whose pixels end early, of which Pillow makes blank rows; nothing is kept in memory.
+
+    Raises
+    ------
+    ValueError
+        Fewer bytes than the header's size needs, or damaged ones.
+    """
+    needed, found = header.stream_bytes, 0
+    unpacker = zlib.decompressobj()
+    try:
+        with path.open("rb") as file:
+            file.seek(len(SIGNATURE))
+            while found < needed and not unpacker.eof and (head := file.read(CHUNK.size)):
+                length, name = CHUNK.unpack(head)
+                end = file.tell() + length + 4
+                while name == b"IDAT" and (piece := file.read(min(PIECE, end - 4 - file.tell()))):
+                    while piece and found < needed:
+                        found += len(unpacker.decompress(piece, PIECE))
+                        piece = unpacker.unconsumed_tail
+                file.seek(end)
+        found += len(unpacker.flush())
+    except (zlib.error, struct.error) as error:
+        msg = f"its pixels are damaged: {error}"
+        raise ValueError(msg) from error
+    if found < needed:
+        msg = f"its pixels end after {found} of {needed} bytes"
+        raise ValueError(msg)
