@@ -1,1 +1,1 @@
-"""The network: its definition, its checkpoints, its fast form for inference, a small fit."""
+"""The network: its definition, its checkpoints, its fast form for inference, and all that training takes."""

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inkzarr.core.card import card
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import AXES, check_axes
 from inkzarr.nn.unet import UNet3D
@@ -129,6 +130,19 @@ class Checkpoint:
     axes: str = AXES
     lineage: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
+
+    def _repr_html_(self) -> str:
+        """For Jupyter: the network's size and input, and the lineage; all text is escaped."""
+        weights = sum(weight.numel() for weight in self.model.parameters())
+        low, high = self.normalisation.low, self.normalisation.high
+        scaled = "the dtype's whole range" if low is None else f"{low:g} to {high:g}"
+        facts: dict[str, object] = {
+            "maps": ", ".join(map(str, self.model.f_maps)),
+            "groups": self.model.groups,
+            "input": f"{scaled}, scaled to 0 to 1; axes {self.axes}",
+            "sha256": self.sha256 or "not from a file",
+        }
+        return card(f"UNet3D, {weights:,} weights", facts | self.lineage)
 
 
 def save_checkpoint(

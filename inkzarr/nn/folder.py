@@ -1,0 +1,190 @@
+"""The folder of a run: its settings, its log, its checkpoints, and the state that it resumes from.
+
+::
+
+    OUT/config.toml           the settings as used; `--config` takes it again
+    OUT/last.pt, best.pt      checkpoints of the averaged weights, after the last and after the best epoch
+    OUT/state.pt              all that a resumed run needs; weights_only, nothing in it is executed
+    OUT/log.jsonl             one JSON object an epoch
+    OUT/samples/epoch_001.png
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inkzarr.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from PIL.Image import Image
+
+    from inkzarr.nn.config import Config
+
+STATE_VERSION = 1
+
+
+@dataclass
+class RunFolder:
+    """The files of a run; each is written whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    """
+
+    path: Path
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last epoch."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the best epoch."""
+        return self.path / "best.pt"
+
+    def start(self, config: Config, inputs: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+        """Make the folder, or find the state to go on from.
+
+        Parameters
+        ----------
+        config : Config
+            The run.
+        inputs : dict
+            What tells its inputs from others'; JSON.
+        resume : bool
+            Whether the folder may exist.
+
+        Returns
+        -------
+        dict or None
+            The state; None where nothing was saved yet.
+
+        Raises
+        ------
+        InputError
+            The folder exists and `resume` was not asked for; or its run had other settings or inputs.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            msg = f"{self.path} is a file: a run needs a folder of its own"
+            raise InputError(msg)
+        if self.path.is_dir() and any(self.path.iterdir()) and not resume:
+            msg = f"{self.path} exists: add --resume to go on with its run, or name another folder"
+            raise InputError(msg)
+        state = self._state()
+        if state is not None:
+            self._refuse_other_run(state, config, inputs)
+            self._cut_log(state["lines"])
+            return state
+        (self.path / "samples").mkdir(parents=True, exist_ok=True)
+        self._write("config.toml", config.to_toml().encode())
+        self._cut_log(0)
+        return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state to resume from."""
+        buffer = io.BytesIO()
+        torch.save({"version": STATE_VERSION, "lines": self._lines(), **state}, buffer)
+        self._write("state.pt", buffer.getvalue())
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Add a line to the log."""
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The log so far."""
+        log = self.path / "log.jsonl"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def picture(self, epoch: int, sheet: Image) -> None:
+        """Save the samples of an epoch, counted from 1."""
+        buffer = io.BytesIO()
+        sheet.save(buffer, format="PNG")
+        self._write(f"samples/epoch_{epoch:03}.png", buffer.getvalue())
+
+    def board(self) -> Any:  # noqa: ANN401
+        """A TensorBoard log beside the others.
+
+        Raises
+        ------
+        InputError
+            It is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            msg = 'tensorboard = true needs TensorBoard: pip install "inkzarr[tensorboard]", or leave it out'
+            raise InputError(msg) from error
+        return SummaryWriter(str(self.path / "tensorboard"))
+
+    def _state(self) -> dict[str, Any] | None:
+        path = self.path / "state.pt"
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if state["version"] != STATE_VERSION:
+                msg = f"version {state['version']}"
+                raise ValueError(msg)
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            pickle.UnpicklingError,
+        ) as error:
+            msg = f"{path} cannot be resumed from ({error!s:.80}): start again in another folder"
+            raise InputError(msg) from error
+        return state
+
+    def _refuse_other_run(self, state: dict[str, Any], config: Config, inputs: Mapping[str, Any]) -> None:
+        changed = config.changed(json.loads(state["config"]))
+        saved = json.loads(state["inputs"])
+        changed += sorted(name for name in inputs if inputs[name] != saved.get(name))
+        if changed:
+            msg = (
+                f"{self.path} was begun with other settings ({', '.join(changed)}): "
+                "resume with those in its config.toml, or name another folder"
+            )
+            raise InputError(msg)
+
+    def _lines(self) -> int:
+        return len(self.entries())
+
+    def _cut_log(self, lines: int) -> None:
+        """Drop what was logged after the state was saved: it comes again."""
+        log = self.path / "log.jsonl"
+        kept = log.read_bytes().splitlines(keepends=True)[:lines] if log.exists() else []
+        self._write("log.jsonl", b"".join(kept))
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            msg = f"{path} cannot be written ({error.strerror}): check the disk"
+            raise InputError(msg) from error
+        finally:
+            partial.unlink(missing_ok=True)
