@@ -1,0 +1,213 @@
+"""Flattened sheets as files: PNG and TIFF of any size, written band by band."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import shutil
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from inkzarr.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Bytes = NDArray[np.uint8]
+
+UM_PER_M, UM_PER_CM = 1e6, 1e4
+GREY, GREY_ALPHA = 0, 4
+"""Colour types, as PNG numbers them."""
+WITH_ALPHA = 3
+"""Axes of a band with alpha."""
+CLASSIC_TIFF_BYTES = 2**32 - 2**25
+"""Beyond, a TIFF is written as BigTIFF, whose offsets have 64 bits."""
+
+
+SHEET_SUFFIXES, STACK_SUFFIXES = (".png", ".tif", ".tiff"), ("", ".tif", ".tiff")
+"""Of one sheet, and of its layers; a name without suffix is a folder."""
+
+LAYER = re.compile(r"\d+\.tif")
+
+
+def refuse_name(out: Path, *, layers: bool) -> None:
+    """Refuse a name that says no format, and a folder that holds more than layers.
+
+    Raises
+    ------
+    InputError
+        Where `write_sheet` could not write, or would replace what is not its own.
+    """
+    if layers and out.suffix.lower() not in STACK_SUFFIXES:
+        msg = f"{out} is no name for layers (--reduce none): they are written to a folder or .tif"
+        raise InputError(msg)
+    if not layers and out.suffix.lower() not in SHEET_SUFFIXES:
+        msg = f"{out} names no format of a sheet: use .png or .tif"
+        raise InputError(msg)
+    # a folder is replaced as a whole, so it must be one of ours
+    if out.is_dir() and (out.suffix or any(not LAYER.fullmatch(each.name) for each in out.iterdir())):
+        msg = f"{out} is a folder that holds more than layers: choose another name"
+        raise InputError(msg)
+
+
+def write_sheet(
+    out: Path, shape: tuple[int, ...], bands: Iterable[Bytes], *, pixel_um: float | None = None
+) -> None:
+    """Write a sheet or its layers in the format that the name says; it appears only once it is whole.
+
+    Parameters
+    ----------
+    out : pathlib.Path
+        ``.png`` (one page), ``.tif``, or a folder of NN.tif; replaced if it exists.
+    shape : tuple of int
+        Pages, rows and columns; and 2 where pixels have a grey level and an opacity.
+    bands : iterable of numpy.ndarray of uint8, (pages, rows, columns[, 2])
+        The same rows of all pages, from the first row to the last.
+    pixel_um : float, optional
+        Edge of a pixel in micrometres.
+
+    Raises
+    ------
+    InputError
+        The disk is full, or does not let write.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        _remove(partial)
+        if not out.suffix:
+            write_layers(partial, shape, bands, pixel_um=pixel_um)
+            _remove(out)
+        elif out.suffix.lower() == ".png":
+            pages, alpha = (band[0] for band in bands), len(shape) > WITH_ALPHA
+            write_png(partial, (shape[1], shape[2]), pages, alpha=alpha, pixel_um=pixel_um)
+        else:
+            write_tiff(partial, shape, bands, pixel_um=pixel_um)
+        partial.replace(out)
+    except OSError as error:
+        msg = f"{out} cannot be written ({error}): make room, and run again"
+        raise InputError(msg) from error
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_png(
+    path: Path,
+    shape: tuple[int, int],
+    bands: Iterable[Bytes],
+    *,
+    alpha: bool = False,
+    pixel_um: float | None = None,
+) -> None:
+    """Write a grey PNG of any size, a band of rows at a time.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Replaced if it exists.
+    shape : tuple of int
+        Rows and columns.
+    bands : iterable of numpy.ndarray of uint8, (rows, columns) or (rows, columns, 2)
+        From the first row to the last; with alpha its grey and its opacity.
+    alpha : bool
+        Whether the bands have opacity.
+    pixel_um : float, optional
+        Edge of a pixel in micrometres; whole pixels a metre are what a PNG can tell.
+    """
+    packer = zlib.compressobj(6)
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        colour = GREY_ALPHA if alpha else GREY
+        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 8, colour, 0, 0, 0))
+        if pixel_um is not None:
+            per_metre = round(UM_PER_M / pixel_um)
+            _chunk(file, b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1))
+        for band in bands:
+            # each row is preceded by the number of its filter: 0, none
+            rows = np.pad(band.reshape(len(band), -1), ((0, 0), (1, 0)))
+            _chunk(file, b"IDAT", packer.compress(rows.tobytes()))
+        _chunk(file, b"IDAT", packer.flush())
+        _chunk(file, b"IEND", b"")
+
+
+def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+
+
+def write_tiff(
+    path: Path, shape: tuple[int, ...], bands: Iterable[Bytes], *, pixel_um: float | None = None
+) -> None:
+    """Write a TIFF of one page or of many, uncompressed, so that other tools can map it into memory.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Replaced if it exists.
+    shape : tuple of int
+        Pages, rows and columns; and 2 where pixels have a grey level and an opacity.
+    bands : iterable of numpy.ndarray of uint8, (pages, rows, columns[, 2])
+        The same rows of all pages, from the first row to the last.
+    pixel_um : float, optional
+        Edge of a pixel in micrometres.
+    """
+    offset = _begin_tiff(path, shape, pixel_um)
+    with path.open("r+b") as file:
+        page = math.prod(shape[1:])
+        _fill([(file, offset + number * page) for number in range(shape[0])], bands)
+
+
+def write_layers(
+    folder: Path, shape: tuple[int, ...], bands: Iterable[Bytes], *, pixel_um: float | None = None
+) -> None:
+    """Write each page as ``folder/NN.tif``, from 00 on; as `write_tiff`."""
+    folder.mkdir()
+    digits = max(2, len(str(shape[0] - 1)))
+    with contextlib.ExitStack() as stack:
+        places = []
+        for number in range(shape[0]):
+            path = folder / f"{number:0{digits}}.tif"
+            offset = _begin_tiff(path, (1, *shape[1:]), pixel_um)
+            places.append((stack.enter_context(path.open("r+b")), offset))
+        _fill(places, bands)
+
+
+def _begin_tiff(path: Path, shape: tuple[int, ...], pixel_um: float | None) -> int:
+    """Write all but the pixels, which lie one after the other; where they begin, in bytes."""
+    spacing: dict[str, Any] = {}
+    if pixel_um is not None:
+        spacing = {"resolution": (UM_PER_CM / pixel_um,) * 2, "resolutionunit": "CENTIMETER"}
+    found: Any = tifffile.imwrite(
+        path,
+        shape=shape,
+        dtype=np.uint8,
+        bigtiff=math.prod(shape) > CLASSIC_TIFF_BYTES,
+        photometric="minisblack",
+        planarconfig="contig" if len(shape) > WITH_ALPHA else None,
+        extrasamples=["unassalpha"] if len(shape) > WITH_ALPHA else None,
+        metadata=None,
+        returnoffset=True,
+        **spacing,
+    )
+    return int(found[0])
+
+
+def _fill(pages: Sequence[tuple[BinaryIO, int]], bands: Iterable[Bytes]) -> None:
+    done = 0
+    for band in bands:
+        for (file, offset), part in zip(pages, band, strict=True):
+            file.seek(offset + done)
+            file.write(np.ascontiguousarray(part).data)
+        done += band[0].size

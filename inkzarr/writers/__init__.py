@@ -1,0 +1,1 @@
+"""Files that others open: NRRD, NIfTI, TIFF, slices and movies; no writer ever holds a whole volume."""
