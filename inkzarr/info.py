@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inkzarr.core.card import as_text, card
 from inkzarr.core.errors import InkzarrError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE
@@ -54,8 +52,11 @@ class LevelInfo:
         Of all voxels, before compression.
     stored_bytes : int or None
         On a local disk; None elsewhere.
+    occupied : float or None
+        Part of the chunks (shards) that hold anything: by the ledger, else by the files on a local disk;
+        None where neither tells.
     sampled : bool
-        Whether `stored_bytes` is an estimate from a sample of the chunks.
+        Whether `stored_bytes`, and `occupied` without a ledger, are estimates from a sample of the chunks.
     state : str
         Of the ledger: ``done``, ``unfinished: 12 of 64 chunks`` or ``no ledger``.
     """
@@ -69,6 +70,7 @@ class LevelInfo:
     spacing_um: tuple[float, ...] | None
     nbytes: int
     stored_bytes: int | None
+    occupied: float | None
     sampled: bool
     state: str
 
@@ -87,6 +89,7 @@ class LevelInfo:
             "voxel (µm)": ",".join(f"{um:g}" for um in shown) or "unknown",
             "raw": size(self.nbytes),
             "stored": "unknown" if self.stored_bytes is None else about + size(self.stored_bytes),
+            "occupied": "unknown" if self.occupied is None else f"{100 * self.occupied:.3g} %",
             "ledger": self.state,
         }
 
@@ -102,7 +105,7 @@ class VolumeInfo:
     zarr_format : int
         2 or 3.
     levels : tuple of LevelInfo
-        Finest first; of a label group, its arrays.
+        Finest first; of a label group, the arrays of each level.
     lineage : dict
         What made it, where inkzarr did.
     """
@@ -119,31 +122,18 @@ class VolumeInfo:
         widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
         lines = [f"{self.url}  (Zarr v{self.zarr_format})", "  ".join(n.ljust(w) for n, w in widths.items())]
         lines += ["  ".join(row[name].ljust(width) for name, width in widths.items()) for row in rows]
-        lines += [f"{name}: {_text(value)}" for name, value in self.lineage.items()]
+        lines += [f"{name}: {as_text(value)}" for name, value in self.lineage.items()]
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
         """For Jupyter: a thumbnail and the table; all text is escaped."""
         rows = [level.row() for level in self.levels]
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row.values()) + "</tr>"
-            for row in rows
-        )
-        lineage = "".join(
-            f"<br>{html.escape(str(name))}: {html.escape(_text(value))}"
-            for name, value in self.lineage.items()
-        )
-        title = f"<b>{html.escape(self.url)}</b> (Zarr v{self.zarr_format})"
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return f"<div>{title}{table}{self._picture()}<small>{lineage.removeprefix('<br>')}</small></div>"
-
-    def _picture(self) -> str:
+        title = f"{self.url} (Zarr v{self.zarr_format})"
         try:
-            data = base64.b64encode(thumbnail(self._coarsest)).decode()
+            picture, caption = thumbnail(self._coarsest), "the middle slice"
         except InkzarrError as error:
-            return f"<p>no picture: {html.escape(str(error))}</p>"
-        return f'<img alt="middle slice" src="data:image/png;base64,{data}"><br>'
+            picture, caption = b"", f"no picture: {error}"
+        return card(title, self.lineage, table=rows, picture=picture, caption=caption)
 
 
 def info(
@@ -235,7 +225,8 @@ def _middle(stored: StoredVolume) -> Box:
 def _level(stored: StoredVolume) -> LevelInfo:
     um = stored.voxel_size_um
     shards = stored.array.shards
-    stored_bytes, sampled = _stored_bytes(stored)
+    stored_bytes, occupied, sampled = _stored_files(stored)
+    state, recorded = _ledger(stored)
     return LevelInfo(
         path=stored.level.path,
         shape=stored.shape,
@@ -246,22 +237,24 @@ def _level(stored: StoredVolume) -> LevelInfo:
         spacing_um=stored.level.spacing_um or (None if um is None else (um,) * 3),
         nbytes=stored.shape.volume * stored.dtype.itemsize,
         stored_bytes=stored_bytes,
+        occupied=occupied if recorded is None else recorded,
         sampled=sampled,
-        state=_state(stored),
+        state=state,
     )
 
 
-def _state(stored: StoredVolume) -> str:
-    """Of the ledger, counted in the chunks that the run was to write."""
+def _ledger(stored: StoredVolume) -> tuple[str, float | None]:
+    """How far the run is, in the chunks that it was to write; and the part of them that hold anything."""
     if stored.ledger is None or stored.ledger.manifest is None:
-        return "no ledger"
-    manifest = stored.ledger.manifest
-    if manifest.state == DONE:
-        return "done"
-    table = stored.ledger.chunk_table()
+        return "no ledger", None
+    manifest, table = stored.ledger.manifest, stored.ledger.chunk_table()
     region = None if manifest.region is None else Box(*(Zyx.of(side) for side in manifest.region))
-    done = table.done[table.grid.cells(region).slices]
-    return f"unfinished: {np.count_nonzero(done)} of {done.size} chunks"
+    cells = table.grid.cells(region).slices
+    done = table.done[cells]
+    occupied = np.count_nonzero(table.nonzero[cells]) / done.size
+    if manifest.state == DONE:
+        return "done", occupied
+    return f"unfinished: {np.count_nonzero(done)} of {done.size} chunks", occupied
 
 
 def _codec(stored: StoredVolume) -> str:
@@ -278,10 +271,10 @@ def _codec_name(codec: Any) -> str:  # noqa: ANN401 - numcodecs and zarr have no
     return " ".join([name, *shown])
 
 
-def _stored_bytes(stored: StoredVolume) -> tuple[int | None, bool]:
-    """Bytes of the chunk files on a local disk, and whether they are an estimate."""
+def _stored_files(stored: StoredVolume) -> tuple[int | None, float | None, bool]:
+    """Bytes of the chunk files on a local disk, the part that is there, and whether these are estimates."""
     if is_remote(stored.url):
-        return None, False
+        return None, None, False
     unit = stored.array.shards or stored.array.chunks
     counts = Grid(stored.shape, Zyx(*unit)).counts
     count = counts.volume
@@ -290,19 +283,16 @@ def _stored_bytes(stored: StoredVolume) -> tuple[int | None, bool]:
     )
     folder = Path(stored.url.removeprefix("file://"), stored.array.path)
     encode = stored.array.metadata.encode_chunk_key
-    total = 0
+    total = there = 0
     for at in taken:
         path = folder / encode(tuple(map(int, np.unravel_index(at, counts))))
         try:
             total += path.stat().st_size
+            there += 1
         except OSError:
             continue
-    return total * count // len(taken), len(taken) < count
+    return total * count // len(taken), there / len(taken), len(taken) < count
 
 
 def _three(numbers: Zyx) -> str:
     return ",".join(map(str, numbers))
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
