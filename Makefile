@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 
-.PHONY: demo test check bench faults docs install install-light clean
+.PHONY: demo test check bench faults docs browser install install-light clean
 
 demo: $(VENV)/user.done  ## the main job, end to end, on the synthetic scroll
 	$(BIN)/inkzarr demo demo
 
-test: check $(VENV)-light/light.done  ## all checks and tests; only those that need a CUDA device are left out
+test: check browser $(VENV)-light/light.done  ## all checks and tests; only those that need a CUDA device are left out
 	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 	$(VENV)-light/bin/python -m pytest tests/test_light.py
 
 check: $(VENV)/dev.done  ## seconds: format, lint, types, floors
@@ -19,13 +20,25 @@ check: $(VENV)/dev.done  ## seconds: format, lint, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/dev.done $(VENV)/peers.done  ## ours beside the peers, in one run
+bench: $(VENV)/dev.done  ## ours beside the peers, in one run
 	$(BIN)/python -m benchmarks.predict
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.labels
+	$(BIN)/python -m benchmarks.real_labels
+	$(BIN)/python -m benchmarks.pyramid
+	$(BIN)/python -m benchmarks.flatten
+	$(BIN)/python -m benchmarks.components
+	$(BIN)/python -m benchmarks.train
+	$(BIN)/python -m benchmarks.learning
 
-docs: $(VENV)/dev.done  ## the code blocks of README and docs, executed
-	$(BIN)/python -m pytest tests/test_docs.py
+docs: $(VENV)/dev.done  ## the site in docs/_build, its code blocks and notebooks executed, warnings are errors
+	$(BIN)/python -m pytest tests/test_docs.py -k "not site"
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+browser:  ## Chromium, for the tests that look at pages; where it cannot be installed these tests say so
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -qy chromium; } \
+		|| echo "no Chromium, and not root on Debian: install it by hand, or the browser tests fail"
 
 # torch comes first and alone, so that no other package pulls in another build of it
 $(VENV)/torch.done:
@@ -39,11 +52,7 @@ $(VENV)/user.done: $(VENV)/torch.done pyproject.toml constraints.txt
 
 $(VENV)/dev.done: $(VENV)/torch.done pyproject.toml constraints.txt
 	$(PIP) --editable ".[dev]"
-	$(PIP) --no-deps pytorch3dunet==1.9.6
-	touch $@
-
-$(VENV)/peers.done: $(VENV)/dev.done
-	$(PIP) --no-deps monai==1.6.1
+	$(PIP) --no-deps pytorch3dunet==1.9.6 monai==1.6.1
 	touch $@
 
 # an installation as on a cluster that prepares labels: no torch

@@ -1,4 +1,4 @@
-"""The main job on a synthetic scroll with ink of known place, from slices to a picture."""
+"""The whole way on a synthetic scroll with ink of known place, from slices to letters it was never shown."""
 
 from __future__ import annotations
 
@@ -7,115 +7,161 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import tifffile
+from PIL import Image
 
-from inkzarr.core.geometry import Box
+from inkzarr.core.geometry import Grid, Zyx
+from inkzarr.core.job import RunOptions
+from inkzarr.core.labelled import open_labels
 from inkzarr.core.picture import contact_sheet
-from inkzarr.core.progress import Progress
 from inkzarr.core.store import open_volume
+from inkzarr.evaluate import evaluate
+from inkzarr.flatten import FlattenSettings, flatten
 from inkzarr.ingest import IngestSettings, ingest
-from inkzarr.nn.checkpoint import save_checkpoint
-from inkzarr.nn.fit import fit_on_truth
+from inkzarr.labels import LabelSettings, labels
+from inkzarr.nn.config import Config
+from inkzarr.patches import PatchSettings, patches
 from inkzarr.predict import PredictSettings, predict_volume
 from inkzarr.pyramid import pyramid
+from inkzarr.split import SplitSettings, split
 from inkzarr.testing.synthetic import SyntheticScroll
+from inkzarr.train import train
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from os import PathLike
 
-SCROLL = SyntheticScroll(shape=(192, 256, 256), seed=0)
-TEACHER = SyntheticScroll(shape=(96, 192, 192), seed=1)
-"""Another scroll: the network has never seen the one it reads."""
-WINDOW = 64
-DEPTH = 3
+    from inkzarr.evaluate import ScoreReport
+
+SCROLL = SyntheticScroll(shape=(336, 224, 224), seed=0)
+LEARNED, HELD = 0.62, 0.72
+"""Parts of the scroll's height: below the first, labels to learn from; above the second, labels held out."""
+WINDOW, JITTER, MARGIN = 32, 8, 16
+READ_WINDOW = 64
+SLAB = 64
+UNKNOWN = 90
+DEPTH = 4
+CONFIG = Config(
+    window=WINDOW,
+    jitter=JITTER,
+    batch=4,
+    epochs=5,
+    rate=3e-3,
+    ema=0.95,
+    network={"f_maps": 8, "levels": 3},
+    augment={"rotation": 0, "scale": (1, 1), "noise": 0, "intensity": (0.8, 1.25)},
+)
 
 
-def demo(folder: str | PathLike[str], scroll: SyntheticScroll = SCROLL, *, steps: int = 120) -> str:
-    """Ingest a synthetic scroll, fit a small network on another one, predict, and draw what was found.
+def demo(folder: str | PathLike[str], scroll: SyntheticScroll = SCROLL, *, config: Config = CONFIG) -> str:
+    """Take a synthetic scroll from slices to letters; those that are read lay in no training label.
+
+    ::
+
+        z   0 ------- learned -------|  gap  |------- held out ------- top
+            labels of all windings,  |       |  labels that score alone;
+            here the network learns  |       |  here letters are read
 
     Run again, it takes up where it stopped.
 
     Parameters
     ----------
     folder : path
-        Receives ``slices/``, ``scan.zarr``, ``unet.pt``, ``prediction.zarr`` and ``letters.png``.
+        Receives what every stage makes; `letters.png` is the one to look at, `report.html` the score.
     scroll : SyntheticScroll
         What is read.
-    steps : int
-        Of the fit.
+    config : Config
+        Of the training.
 
     Returns
     -------
     str
-        The files, and what they hold.
+        The files, what they hold, and the score.
     """
     home = Path(folder)
-    slices, scan, checkpoint = home / "slices", home / "scan.zarr", home / "unet.pt"
-    prediction, picture = home / "prediction.zarr", home / "letters.png"
-    _write_slices(scroll, slices)
-    ingest(str(slices), str(scan), IngestSettings(voxel_size_um=scroll.voxel_size_um))
+    held_rows = prepare(home, scroll)[1]
+    scan, run, prediction = home / "scan.zarr", home / "run", home / "prediction.zarr"
     pyramid(str(scan))
-    if not checkpoint.exists():
-        _fit(TEACHER, checkpoint, steps)
-    predict_volume(str(scan), str(checkpoint), str(prediction), PredictSettings(window=WINDOW))
-    _draw(scroll, scan, prediction, picture)
-    found = {
-        slices: f"the scan as {scroll.shape[0]} TIFF slices of 16 bit",
-        scan: "the scan as OME-Zarr, with a pyramid",
-        checkpoint: "a small network, fitted on another synthetic scroll",
-        prediction: "the probability of ink, 0 to 255",
-        picture: "scan | prediction | truth: look at this one",
-    }
-    return "\n".join(f"{path}  {what}" for path, what in found.items())
+
+    held = {"valid_labels": str(home / "held.zarr"), "valid_patches": str(home / "held.parquet")}
+    train(scan, home / "learned.zarr", home / "train.parquet", run, config.with_(**held), resume=True)
+    predict_volume(str(scan), str(run / "best.pt"), str(prediction), PredictSettings(window=READ_WINDOW))
+
+    longest = max(scroll.segments(held_rows), key=lambda segment: segment.shape[1])
+    surface = home / "held" / "paths" / longest.id / f"{longest.id}.ppm"
+    afresh = RunOptions(overwrite=True)
+    flatten(scan, surface, home / "papyrus.png", FlattenSettings(depth=0), afresh)
+    flatten(prediction, surface, home / "sheet.png", FlattenSettings(depth=DEPTH), afresh)
+    label = home / "held" / "inklabels" / f"{longest.id}_inklabels.png"
+    score = evaluate(home / "sheet.png", label, out=home / "report.html")
+
+    _draw(home, held_rows, label)
+    return _told(home, score)
+
+
+def prepare(home: Path, scroll: SyntheticScroll, *, only: tuple[str, ...] = ()) -> tuple[slice, slice]:
+    """Make what training needs: the scan, labels to learn from and labels held out, and windows of both.
+
+    Parameters
+    ----------
+    home : pathlib.Path
+        Receives them.
+    scroll : SyntheticScroll
+        What is scanned.
+    only : tuple of str
+        Segments to learn from; default: all.
+
+    Returns
+    -------
+    tuple of slice
+        Rows of the sheet to learn from, and those held out.
+    """
+    cuts = slice(0, int(LEARNED * scroll.shape[0])), slice(int(HELD * scroll.shape[0]), scroll.shape[0])
+    scan = home / "scan.zarr"
+    _write_slices(scroll, home / "slices")
+    ingest(str(home / "slices"), str(scan), IngestSettings(voxel_size_um=scroll.voxel_size_um))
+    for name, rows, chosen in zip(("learned", "held"), cuts, (only, ()), strict=True):
+        scroll.write_segments(home / name, rows=rows)
+        sources = home / name / "paths", home / name / "inklabels"
+        labels(*sources, home / f"{name}.zarr", LabelSettings(like=str(scan), only=chosen))
+        patches(home / f"{name}.zarr", home / f"{name}.parquet", PatchSettings(window=Zyx.of(WINDOW)))
+    tables = home / "learned.parquet", home / "held.parquet", home / "train.parquet"
+    split(*tables, SplitSettings(margin=MARGIN, jitter=JITTER))
+    return cuts
 
 
 def _write_slices(scroll: SyntheticScroll, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    scan = scroll.block(Box.whole(scroll.shape))
-    for z, plane in enumerate(scan):
-        tifffile.imwrite(folder / f"{z:04}.tif", plane.astype(np.uint16) * 257, compression="lzw")
+    grid = Grid(Zyx.of(scroll.shape), Zyx(SLAB, *scroll.shape[1:]))
+    for layer in map(grid.box, grid.indices()):
+        for z, plane in enumerate(scroll.block(layer), layer.start.z):
+            tifffile.imwrite(folder / f"{z:04}.tif", plane.astype(np.uint16) * 257, compression="lzw")
 
 
-def _fit(teacher: SyntheticScroll, checkpoint: Path, steps: int) -> None:
-    whole = Box.whole(teacher.shape)
-    volume, truth = teacher.block(whole), teacher.truth_block(whole)
-    with Progress("fit", steps, unit="step") as progress:
-
-        def tell(_done: int, _steps: int, _loss: float) -> None:
-            progress.advance(1)
-
-        model = fit_on_truth(volume, truth, steps=steps, progress=tell)
-    save_checkpoint(checkpoint, model, lineage={"stage": "demo", "source": f"synthetic, seed {teacher.seed}"})
-
-
-def _draw(scroll: SyntheticScroll, scan: Path, prediction: Path, picture: Path) -> None:
-    """One slice across the scroll, and the outermost winding unrolled along its true surface."""
-    grey, ink = open_volume(str(scan)).values, open_volume(str(prediction)).values
-    truth = scroll.truth_block(Box.whole(scroll.shape)) * np.uint8(255)
-    middle = scroll.shape[0] // 2
-    names = ("scan", "prediction", "truth")
-    across = [volume[middle] for volume in (grey, ink, truth)]
-    segment = scroll.segments()[-1]
-    rows, cols = (slice(0, n) for n in segment.shape)
-    tile = segment.surface.tile(rows, cols)
-    layers = {"scan": (0,), "prediction": range(-DEPTH, DEPTH + 1), "ink label": ()}
-    along = [_sample(grey, tile.points, tile.normals, layers["scan"])]
-    along += [_sample(ink, tile.points, tile.normals, layers["prediction"]), segment.label]
-    sheet = contact_sheet(
-        [[np.hstack(across)], *([plane] for plane in along)],
-        [
-            [f"{' | '.join(names)}: the slice at z = {middle}"],
-            *([f"{name}: the outermost winding, unrolled"] for name in layers),
-        ],
-    )
-    sheet.save(picture)
+def _draw(home: Path, held: slice, label: Path) -> None:
+    """A slice across the held-out part, and its longest winding as a sheet."""
+    z = (held.start + held.stop) // 2
+    scan, found = (open_volume(str(home / name))[z].values for name in ("scan.zarr", "prediction.zarr"))
+    known = open_labels(str(home / "held.zarr"))[z].values
+    across = np.hstack([scan, found, np.where(known < 0, UNKNOWN, known * 255).astype(np.uint8)])
+    sheets = [np.asarray(Image.open(path)) for path in (home / "papyrus.png", home / "sheet.png", label)]
+    captions = [
+        f"z = {z}: scan | prediction | held-out label (grey: unlabelled)",
+        "the longest winding, flattened: papyrus",
+        "ink, as predicted by a network that saw no label of this part",
+        "ink, as it is",
+    ]
+    rows = [[across], *([sheet] for sheet in sheets)]
+    contact_sheet(rows, [[caption] for caption in captions]).save(home / "letters.png")
 
 
-def _sample(volume: np.ndarray, points: np.ndarray, normals: np.ndarray, depths: Sequence[int]) -> np.ndarray:
-    """The largest of the voxels nearest to a surface at some depths; rows, columns."""
-    last = np.array(volume.shape) - 1
-    found = np.zeros(points.shape[:2], volume.dtype)
-    for depth in depths:
-        z, y, x = np.moveaxis(np.clip(np.rint(points + depth * normals).astype(int), 0, last), -1, 0)
-        found = np.maximum(found, volume[z, y, x])
-    return found
+def _told(home: Path, score: ScoreReport) -> str:
+    found = {
+        "scan.zarr": "the scan as OME-Zarr, with a pyramid, out of slices/",
+        "learned.zarr, held.zarr": "ink labels in 3D: to learn from, and held out",
+        "train.parquet": "training windows that keep their distance to held.parquet",
+        "run": "the network, its log, and samples of every epoch",
+        "prediction.zarr": "the probability of ink, 0 to 255",
+        "sheet.png": "the prediction along the longest winding of the held-out part",
+        "report.html": f"its score: {score.scores}",
+        "letters.png": "all of it in one picture: look at this one",
+    }
+    return "\n".join(f"{home / name}  {what}" for name, what in found.items())

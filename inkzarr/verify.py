@@ -71,7 +71,7 @@ class VerifyReport:
     url : str
         As it was asked for.
     levels : tuple of LevelCheck
-        Finest first; of a label group, its arrays.
+        Finest first; of a label group, the arrays of each level.
     seconds : float
         How long it took.
     """
@@ -131,7 +131,7 @@ def verify(
     url : str
         An OME-Zarr group, a label group or a bare array; local path or URL.
     level : int, optional
-        Position of one level, 0 is the finest; default: all of them.
+        Position of one level, 0 is the finest, or of one array of a label group, as listed; default: all.
     storage_options : dict, optional
         For fsspec.
 

@@ -1,6 +1,8 @@
 """Benchmarks run tiny, so that they cannot rot."""
 
-from benchmarks import labels, memory, predict
+import pytest
+
+from benchmarks import components, flatten, labels, learning, memory, predict, pyramid, real_labels, train
 
 
 def test_the_predict_benchmark_prints_its_table(capsys):
@@ -22,3 +24,54 @@ def test_the_labels_benchmark_prints_its_tables(capsys):
     printed = capsys.readouterr().out
     for line in ("Python double loop", "whole stage, Zarr written, ray", "Dask scan", "scipy cdist"):
         assert line in printed
+
+
+@pytest.mark.slow
+def test_the_real_labels_are_made(real_data, capfd):
+    """Of tifxyz it checks by itself that the chunks that exist are those that are touched."""
+    assert real_data
+    real_labels.main(["--quick"])
+    printed = capfd.readouterr().out
+    assert printed.count("GB beyond the imports") == 2
+    assert "that are touched" in printed
+
+
+def test_the_pyramid_benchmark_prints_its_table(capsys):
+    pyramid.main(["--quick"])
+    printed = capsys.readouterr().out
+    assert printed.count("x as fast as dask") == 12
+    assert "pyramid of a prediction" in printed
+
+
+def test_the_flatten_benchmark_prints_its_table(capsys):
+    flatten.main(["--quick"])
+    printed = capsys.readouterr().out
+    for line in (
+        "Python loop",
+        "scipy map_coordinates",
+        "whole stage, PNG written",
+        "4 needed, 4 read",
+        "difference: 0",
+    ):
+        assert line in printed
+
+
+def test_the_components_benchmark_prints_its_tables(capsys):
+    components.main(["--quick"])
+    printed = capsys.readouterr().out
+    for line in ("ours, all components and sums", "read, cc3d", "dask_image.ndmeasure.label", "peak:"):
+        assert line in printed
+
+
+def test_the_train_benchmark_prints_its_table(capsys):
+    train.main(["--quick"])
+    printed = capsys.readouterr().out
+    for line in ("decodes a chunk needed", "loader, all augmentation", "network, 4 features, forward"):
+        assert line in printed
+
+
+def test_the_learning_benchmark_prints_its_tables(capsys):
+    learning.main(["--quick"])
+    printed = capsys.readouterr().out
+    assert printed.count("pretrained") == 3
+    assert "is reached with it" in printed

@@ -1,6 +1,7 @@
 """The command line as a user runs it: real processes, exit codes, stdout and stderr."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 
-from inkzarr.cli import Bytes, OneOrThree, cli
+from inkzarr.cli import cli
+from inkzarr.cli.options import Bytes, OneOrThree
 from inkzarr.core.store import open_volume
-from inkzarr.demo import demo
+from inkzarr.demo import CONFIG, demo
 from inkzarr.testing import SyntheticScroll
 
 
@@ -101,14 +103,12 @@ def test_amounts_of_memory_and_sizes():
     assert OneOrThree().convert("1,2,3", None, None) == (1, 2, 3)
 
 
-def test_the_demo_draws_letters_that_can_be_told_from_papyrus(tmp_path):
-    scroll = SyntheticScroll(shape=(64, 160, 160), seed=0, letter=30)
-    told = demo(tmp_path, scroll, steps=25)
+def test_the_demo_reads_letters_of_which_it_saw_no_label(tmp_path):
+    scroll = SyntheticScroll(shape=(144, 160, 160), seed=0, letter=30)
+    told = demo(tmp_path, scroll, config=CONFIG.with_(epochs=2, valid_windows=8))
     assert (tmp_path / "letters.png").stat().st_size > 10_000
-    assert "letters.png" in told
-    ink = open_volume(tmp_path / "prediction.zarr").values
-    truth, written = scroll.truth().values > 0, scroll.labelled().values > 0
-    assert ink[truth].mean() > 1.15 * ink[written & ~truth].mean()
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert float(re.search(r"AUC ([0-9.]+)", told)[1]) > 0.85
 
 
 def test_labels_patches_and_split(tmp_path):
@@ -139,3 +139,9 @@ def test_labels_patches_and_split(tmp_path):
     )
     assert (bad.returncode, bad.stderr.count("\n"), (tmp_path / "no.zarr").exists()) == (3, 1, False)
     assert "cut short" in bad.stderr
+
+
+def test_pyramids_overwrite_says_what_it_deletes():
+    told = " ".join(CliRunner().invoke(cli, ["pyramid", "--help"]).output.split())
+    assert "Make all coarser levels anew" in told
+    assert "OUT" not in told

@@ -11,6 +11,8 @@ import pytest
 import torch
 import zarr
 
+import inkzarr
+from inkzarr.components import ComponentSettings, components
 from inkzarr.core import runner
 from inkzarr.core.errors import BlocksFailedError, InputError
 from inkzarr.core.geometry import Zyx
@@ -108,6 +110,17 @@ def test_tasks_are_named_by_stage_and_place(cluster, scan, tmp_path):
     assert {distributed.utils.key_split(key) for key in seen} == {"copy"}
 
 
+def test_components_on_a_cluster(cluster, scan, tmp_path):
+    told = []
+    for name, scheduler in (("here", None), ("there", cluster.scheduler_address)):
+        sheet = tmp_path / f"{name}.html"
+        settings = ComponentSettings(0.9, 2, labels=tmp_path / f"{name}.zarr", sheet=sheet, block=128)
+        table = tmp_path / f"{name}.parquet"
+        components(scan, table, settings, RunOptions(scheduler=scheduler))
+        told.append((table.read_bytes(), tree(tmp_path / f"{name}.zarr" / "0"), sheet.read_bytes()))
+    assert told[0] == told[1]
+
+
 def test_a_lazy_array_on_a_cluster(cluster, scan, local, tmp_path):
     lazy = open_volume(scan).data
     write_blocks(copy_job(tmp_path / "out.zarr"), lazy, RunOptions(scheduler=cluster.scheduler_address))
@@ -184,3 +197,25 @@ def test_no_scheduler_there(scan, tmp_path):
         with pytest.raises(InputError, match=r"no scheduler answers at tcp://127\.0\.0\.1:1 .*leave it out"):
             write_blocks(copy_job(out), Copy(scan), RunOptions(scheduler="tcp://127.0.0.1:1", overwrite=True))
     assert tree(out) == {".zgroup": b'{"zarr_format": 2}'}
+
+
+def test_a_cluster_is_started_joined_and_shown(scan, local, tmp_path, monkeypatch):
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+    with inkzarr.cluster(workers=1, memory="1GB") as started:
+        assert started.dashboard.startswith("http://")
+        assert f'<a href="{started.dashboard}"' in started._repr_html_()
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", started.address)
+        with inkzarr.cluster() as joined:
+            assert joined == started
+            write_blocks(copy_job(tmp_path / "out.zarr"), Copy(scan), RunOptions(scheduler=joined.address))
+        assert inkzarr.cluster(started.address) == started, "what was joined runs on"
+    assert tree(tmp_path / "out.zarr") == local
+
+
+def test_no_cluster_to_join(monkeypatch):
+    monkeypatch.setattr("inkzarr.core.cluster.CONNECT_S", 1)
+    with pytest.raises(InputError, match=r"no scheduler answers at tcp://127\.0\.0\.1:1 "):
+        inkzarr.cluster("tcp://127.0.0.1:1")
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(InputError, match=r'pip install "inkzarr\[cluster\]"'):
+        inkzarr.cluster()

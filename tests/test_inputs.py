@@ -11,13 +11,16 @@ import torch
 import zarr
 
 import inkzarr
+from inkzarr.components import ComponentSettings, plan_components
 from inkzarr.core.errors import InputError, StoreError
+from inkzarr.core.geometry import Zyx
 from inkzarr.core.job import RunOptions
 from inkzarr.core.store import open_stored, open_volume
 from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.engine import Engine
 from inkzarr.nn.unet import UNet3D
 from inkzarr.predict import PredictSettings, plan_predict, predict_volume
+from inkzarr.writers.planes import PlaneSettings
 
 SMALL = PredictSettings(window=16, block=128)
 
@@ -52,6 +55,27 @@ def test_an_input_is_never_the_target(tmp_path):
     np.testing.assert_array_equal(open_volume(scan).values, before)
 
 
+def test_no_file_is_written_into_an_input(tmp_path):
+    scan = scan_of(tmp_path, 0)
+    (tmp_path / "link").symlink_to(scan)
+    beside = str(tmp_path / "raw.zarr")
+    before = sorted(tmp_path.rglob("*"))
+    into = f"{scan}/a.parquet"
+    for use in (
+        lambda: inkzarr.export(scan, f"{scan}/a.nrrd"),
+        lambda: inkzarr.export(f"file://{scan}", tmp_path / "link" / "a.tif", overwrite=True),
+        lambda: inkzarr.export(scan, f"{scan}/slices/*.png"),
+        lambda: inkzarr.export(beside, f"{scan}/a.mp4", planes=PlaneSettings(beside=scan)),
+        lambda: inkzarr.components(scan, into),
+        lambda: plan_components(scan, into),
+        lambda: inkzarr.components(beside, into, ComponentSettings(sheet=tmp_path / "a.html", scan=scan)),
+        lambda: inkzarr.components(scan, tmp_path / "a.parquet", ComponentSettings(sheet=f"{scan}/a.html")),
+    ):
+        with pytest.raises(InputError, match="lie in each other: choose another name"):
+            use()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_what_is_not_written_yet_is_not_read_as_air(tmp_path):
     scan, unet = scan_of(tmp_path, 0), network(tmp_path / "unet.pt", 0)
     unfinish(scan)
@@ -59,6 +83,7 @@ def test_what_is_not_written_yet_is_not_read_as_air(tmp_path):
         lambda: predict_volume(scan, unet, str(tmp_path / "o"), SMALL),
         lambda: inkzarr.ingest(scan, str(tmp_path / "o")),
         lambda: inkzarr.export(scan, tmp_path / "o.nrrd"),
+        lambda: inkzarr.export(f"{scan}/0", tmp_path / "o.nrrd"),
         lambda: inkzarr.pyramid(scan),
     ):
         with pytest.raises(InputError, match="unfinished: run the command that makes it again"):
@@ -163,3 +188,15 @@ def test_a_gpu_gives_what_the_cpu_gives(dtype, tmp_path):
         predict_volume(scan, unet, str(tmp_path / device), chosen)
         found[device] = open_volume(tmp_path / device).values.astype(int)
     assert np.abs(found["cpu"] - found["cuda"]).max() <= (1 if dtype == "float32" else 8)
+
+
+def test_a_volume_travels_with_one_bit_a_chunk(tmp_path):
+    stored = open_stored(scan_of(tmp_path, 0))
+    travelled = pickle.loads(pickle.dumps(stored))
+    assert not any(travelled.known_empty(Zyx(0, y, 0)) for y in range(2))
+    chunks = np.random.default_rng(0).random((113, 62, 64)) < 0.5
+    stored.__dict__["_written"] = chunks
+    sent = pickle.dumps(stored)
+    assert len(sent) < chunks.size / 8 + 5000
+    received = pickle.loads(sent)
+    assert all(received.known_empty(Zyx(*at)) != chunks[at] for at in [(0, 0, 0), (112, 61, 63), (50, 3, 7)])

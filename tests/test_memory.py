@@ -13,7 +13,7 @@ from tests.peak import ALLOCATOR, BLOCK
 PEAK = Path(__file__).with_name("peak.py")
 
 
-@pytest.mark.parametrize("what", ["copy", "predict"])
+@pytest.mark.parametrize("what", ["copy", "export", "predict", "flatten", "components", "percolating"])
 def test_eight_times_the_volume_in_the_same_memory(tmp_path, what):
     command = [sys.executable, PEAK, what, tmp_path]
     environment = os.environ | ALLOCATOR

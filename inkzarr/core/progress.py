@@ -1,4 +1,4 @@
-"""Progress with an ETA: a bar in a terminal, quiet lines in a log, JSON lines where asked for."""
+"""Progress with an ETA: a bar in a terminal or notebook, quiet lines in a log, JSON lines where asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -41,7 +41,7 @@ def listening(listener: Callable[[int], None]) -> Iterator[None]:
 
 
 class Progress:
-    """Shows how far a run is, on stderr; safe to advance from any thread.
+    """Shows how far a run is, on stderr or below a notebook's cell; safe to advance from any thread.
 
     Parameters
     ----------
@@ -59,10 +59,10 @@ class Progress:
         self.title, self.total, self.unit = title, total, unit
         self._json = json_lines
         self._done = 0
+        self._note = ""
         self._lock = threading.Lock()
         self._began = self._said = time.monotonic()
-        self._bar = None if json_lines or not sys.stderr.isatty() else _bar(unit)
-        self._task = None if self._bar is None else self._bar.add_task(title, total=total)
+        self._bar = None if json_lines else _bar(title, total, unit)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -81,15 +81,22 @@ class Progress:
         """Count `done` more units (or fewer, where a block is tried again)."""
         with self._lock:
             self._done += done
-            if self._bar is not None and self._task is not None:
-                self._bar.update(self._task, completed=self._done)
+            if self._bar is not None:
+                self._bar.show(self._done)
             elif time.monotonic() - self._said >= LINE_EVERY_S:
                 self._line()
+
+    def note(self, text: str) -> None:
+        """Show a few words, such as a loss, beside the title from now on."""
+        with self._lock:
+            self._note = text
+            if self._bar is not None:
+                self._bar.name(f"{self.title}, {text}")
 
     def say(self, message: str) -> None:
         """Print one line beside the progress."""
         if self._bar is not None:
-            self._bar.console.print(message, markup=False, highlight=False)
+            self._bar.say(message)
         elif self._json:
             _print(json.dumps({"stage": self.title, "message": message}))
         else:
@@ -101,12 +108,14 @@ class Progress:
         left = seconds / self._done * (self.total - self._done) if self._done else None
         if self._json:
             state = {"stage": self.title, "done": self._done, "total": self.total, "unit": self.unit}
+            state |= {"note": self._note} if self._note else {}
             seconds_left = None if left is None else round(left, 1)
             _print(json.dumps({**state, "seconds": round(seconds, 1), "seconds_left": seconds_left}))
             return
         share = f"{100 * self._done / self.total:.0f} %" if self.total else "100 %"
         eta = "" if left is None or not self.total - self._done else f", {duration(left)} left"
-        _print(f"{self.title}: {share}, {self._done} of {self.total} {self.unit}s, {duration(seconds)}{eta}")
+        end = f"{duration(seconds)}{eta}" + (f"; {self._note}" if self._note else "")
+        _print(f"{self.title}: {share}, {self._done} of {self.total} {self.unit}s, {end}")
 
 
 def duration(seconds: float) -> str:
@@ -138,17 +147,71 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.3g} TB"
 
 
-def _bar(unit: str) -> RichProgress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit}s"),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    )
-    return RichProgress(*columns, console=Console(stderr=True), transient=False)
+class _Bar(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def show(self, done: int) -> None: ...
+    def name(self, title: str) -> None: ...
+    def say(self, message: str) -> None: ...
+
+
+class _TerminalBar:
+    """Rich's, on stderr."""
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(f"{unit}s"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+        )
+        self._rich = RichProgress(*columns, console=Console(stderr=True), transient=False)
+        self._task = self._rich.add_task(title, total=total)
+        self.start, self.stop = self._rich.start, self._rich.stop
+
+    def show(self, done: int) -> None:
+        self._rich.update(self._task, completed=done)
+
+    def name(self, title: str) -> None:
+        self._rich.update(self._task, description=title)
+
+    def say(self, message: str) -> None:
+        self._rich.console.print(message, markup=False, highlight=False)
+
+
+class _NotebookBar:
+    """tqdm's widget, below the cell."""
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        from tqdm.notebook import tqdm
+
+        self._tqdm: Any = tqdm(total=total, desc=title, unit=unit, unit_scale=True)
+        self.stop, self.say = self._tqdm.close, _print
+
+    def start(self) -> None:
+        """It is shown as soon as it is made."""
+
+    def show(self, done: int) -> None:
+        self._tqdm.update(done - self._tqdm.n)
+
+    def name(self, title: str) -> None:
+        self._tqdm.set_description(title)
+
+
+def in_jupyter() -> bool:
+    """Whether this process is a notebook's kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def _bar(title: str, total: int, unit: str) -> _Bar | None:
+    if in_jupyter():
+        with contextlib.suppress(ImportError):  # without inkzarr[jupyter] there are lines
+            return _NotebookBar(title, total, unit)
+    return _TerminalBar(title, total, unit) if sys.stderr.isatty() else None
 
 
 def _print(line: str) -> None:

@@ -19,8 +19,9 @@ from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
+from inkzarr.core.chunk_folder import ChunkFolder
 from inkzarr.core.errors import DiskError, InputError, StoreError
-from inkzarr.core.schema import METADATA
+from inkzarr.core.schema import LEDGER_FOLDER, METADATA
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
@@ -65,13 +66,21 @@ class CarefulStore(WrapperStore["Store"]):
         self._attempts = attempts
         self.blosc: set[str] = set()
         """Prefixes of keys that hold blosc frames, which are decoded past their end when cut short."""
+        self.kept: ChunkFolder | None = None
+        """Where chunks are kept on a local disk."""
+        self._fetching: dict[str, asyncio.Event] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fetching": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         _raise_concurrency(self._attempts)
 
     def _with_store(self, store: Store) -> CarefulStore:
-        return type(self)(store, self._attempts)
+        made = type(self)(store, self._attempts)
+        made.kept = self.kept
+        return made
 
     @property
     def supports_listing(self) -> bool:
@@ -87,7 +96,27 @@ class CarefulStore(WrapperStore["Store"]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read a key; None only where the store says that there is none."""
+        kept = None if key.rpartition("/")[2] in METADATA or LEDGER_FOLDER in key else self.kept
+        if kept is None:
+            return await self._fetch(key, prototype, byte_range)
+        name = key if byte_range is None else f"{key} {byte_range}"
+        while (other := self._fetching.get(name)) is not None:  # another block wants the same chunk
+            await other.wait()
+        self._fetching[name] = asyncio.Event()
+        try:
+            held = await asyncio.to_thread(kept.get, name)
+            if held is not None:
+                return prototype.buffer.from_bytes(held)
+            found = await self._fetch(key, prototype, byte_range)
+            if found is not None:
+                await asyncio.to_thread(kept.put, name, found.to_bytes())
+            return found
+        finally:
+            self._fetching.pop(name).set()
 
+    async def _fetch(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None
+    ) -> Buffer | None:
         async def once() -> Buffer | None:
             try:
                 found = await self._store.get(key, prototype, byte_range)
@@ -196,7 +225,8 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
     url : str
         A local path, or any URL that fsspec knows (``http(s)://``, ``s3://``).
     storage_options : dict, optional
-        For fsspec, such as ``{"anon": True}``.
+        For fsspec, such as ``{"anon": True}``; and ``cache``, a folder of this machine in which chunks that
+        are read are kept.
     read_only : bool
         Whether writing is refused.
 
@@ -210,21 +240,31 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
     InputError
         The URL's protocol is unknown, or its library is not installed.
     """
+    storage_options = dict(storage_options or {})
+    cache = storage_options.pop("cache", None)
     if not is_remote(url):
         return CarefulStore(LocalStore(os.path.realpath(url.removeprefix("file://")), read_only=read_only))
     try:
-        options = _with_timeouts(fsspec.utils.get_protocol(url), storage_options or {})
+        options = _with_timeouts(fsspec.utils.get_protocol(url), storage_options)
         store = FsspecStore.from_url(url, storage_options=options, read_only=read_only)
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be opened ({error}): for http and s3 install inkzarr[remote]"
         raise InputError(msg) from error
     _raise_concurrency(ATTEMPTS)
-    return CarefulStore(store, ATTEMPTS)
+    careful = CarefulStore(store, ATTEMPTS)
+    if cache is not None and read_only:
+        careful.kept = ChunkFolder(os.path.realpath(cache), without_secrets(url))
+    return careful
 
 
 def fault_of(url: str) -> type[StoreError]:
     """The kind of error that a failure of the store at `url` is."""
     return StoreError if is_remote(url) else DiskError
+
+
+def is_refusal(error: StoreError) -> bool:
+    """Whether a remote store answered that a key is not for us, which some answer for keys that they lack."""
+    return not isinstance(error, DiskError) and error.__cause__ is not None and _is_final(error.__cause__)
 
 
 def is_remote(url: str) -> bool:

@@ -25,7 +25,7 @@ from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import BlockRecord, Ledger
 from inkzarr.core.pool import Pool, open_pool
 from inkzarr.core.progress import Progress
-from inkzarr.core.target import agreeing_ledgers, open_target
+from inkzarr.core.target import agreeing_ledgers, open_target, refuse_foreign
 
 if TYPE_CHECKING:
     import zarr
@@ -62,6 +62,8 @@ def unfinished(job: Job, options: RunOptions) -> list[Box]:
     InputError
         The target holds something else.
     """
+    if options.overwrite:
+        refuse_foreign(job)
     ledgers = None if options.overwrite else agreeing_ledgers(job)
     boxes = list(job.blocks())
     finished = _finished(ledgers, boxes) if ledgers else set()
@@ -202,6 +204,7 @@ def _run(
                         for ledger, record in zip(ledgers, future.result(), strict=True):
                             ledger.add(record)
                     except InputError:
+                        pool.cancel(set(pending))
                         raise
                     except Exception as error:  # noqa: BLE001 - a failed block must not stop the others
                         progress.say(f"block {box} failed: {_in_a_line(error)}")

@@ -47,6 +47,9 @@ SCAN = ArraySchema("scan", ("uint8", "uint16"), "X-ray absorption, full range of
 INK = ArraySchema("ink", ("uint8",), "mean of the painted values 0..255, rounded half up")
 COUNT = ArraySchema("count", ("uint16",), "votes per voxel, saturating; 0 is unlabelled, which is not no ink")
 PREDICTION = ArraySchema("prediction", ("uint8",), "round(255 * probability of ink)")
+COMPONENT_IDS = ArraySchema(
+    "components", ("uint32",), "id of the component in the table of candidates; 0 is none"
+)
 
 UNLABELLED = -1.0
 """Where a label volume has no vote, in Python."""
@@ -62,6 +65,29 @@ PATCH_COLUMNS = {
     "ink": "voxels of the window whose mean painted value is 128 or more",
 }
 """The table of patches, one row a window; all columns are int64."""
+
+CANDIDATE_COLUMNS = {
+    "id": "number of the component, 1, 2, ... in the order of their first voxels (z, then y, then x)",
+    "score": "0 to 1, larger is more like a letter; the table is sorted by it",
+    "z": "centroid, voxels (of the voxels' centres)",
+    "y": "centroid, voxels",
+    "x": "centroid, voxels",
+    "z0": "box: first voxel",
+    "y0": "box: first voxel",
+    "x0": "box: first voxel",
+    "z1": "box: one past the last voxel",
+    "y1": "box: one past the last voxel",
+    "x1": "box: one past the last voxel",
+    "voxels": "how many",
+    "mean": "mean probability",
+    "max": "largest probability",
+    "length_um": "longest side of the solid box that has the component's second moments, micrometres",
+    "width_um": "its middle side, micrometres",
+    "thickness_um": "its shortest side, micrometres",
+    "flatness": "1 - thickness / width: 0 is a ball or a rod, near 1 a sheet",
+    "strokes": "1 - fill * width / length, where fill is voxels / box: 0 is a solid square, near 1 a line",
+}
+"""The table of letter candidates, one row a component; id, box and voxels are int64, all others float64."""
 
 ARRAYS = {schema.name: schema for schema in (SCAN, INK, COUNT, PREDICTION)}
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import dask.array as da
 import numpy as np
@@ -17,8 +21,8 @@ from zarr.errors import NodeNotFoundError, ZarrUserWarning
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Zyx
 from inkzarr.core.ome import Level, read_levels, write_levels
-from inkzarr.core.remote import open_store, without_secrets
-from inkzarr.core.schema import ARRAYS, DIMS, LINEAGE, VolumeSpec
+from inkzarr.core.remote import is_refusal, is_remote, open_store, without_secrets
+from inkzarr.core.schema import ARRAYS, COUNT, DIMS, INK, LINEAGE, VolumeSpec
 from inkzarr.core.volume import NUMBERS, StoredVolume, own_voxel_size
 
 if TYPE_CHECKING:
@@ -50,36 +54,46 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     url = str(url).rstrip("/")
     store = open_store(url, storage_options=storage_options)
     node = _open_node(store, url)
-    attributes: dict[str, Any] = dict(node.attrs)
-    array: zarr.Array[Any] | zarr.Group | None = node
     if isinstance(node, zarr.Array):
-        levels = [Level("", own_voxel_size(attributes))]
-    else:
-        levels = _levels(attributes, url)
-        if not levels:
-            inside = ", ".join(_arrays(node)) or "nothing"
-            msg = f"{url} is a group without multiscales: name one of its arrays (it holds {inside})"
-            raise InputError(msg)
+        return _open_array(node, url, level, storage_options)
+    attributes: dict[str, Any] = dict(node.attrs)
+    levels = _levels(attributes, url)
+    if not levels:
+        inside = ", ".join(_arrays(node)) or "nothing"
+        msg = f"{url} is a group without multiscales: name one of its arrays (it holds {inside})"
+        raise InputError(msg)
     if not 0 <= level < len(levels):
         msg = f"level {level} does not exist in {url}: it has {len(levels)}, 0 is the finest"
         raise InputError(msg)
-    if isinstance(node, zarr.Group):
-        array = node.get(levels[level].path)
+    array = node.get(levels[level].path)
     return StoredVolume(url, _check_array(array, url), levels[level], tuple(levels), attributes)
 
 
-def open_all(url: str, *, storage_options: dict[str, Any] | None = None) -> list[StoredVolume]:
-    """Every level of an image, every array of a label group, or the one bare array; see `open_stored`."""
+def open_all(
+    url: str, *, coarse: bool = True, storage_options: dict[str, Any] | None = None
+) -> list[StoredVolume]:
+    """Every level of an image, every array of a label group, or the one bare array; see `open_stored`.
+
+    Of a label group, the arrays of the coarser levels that it lists follow, unless not `coarse`.
+    """
     url = str(url).rstrip("/")
     node = _open_node(open_store(url, storage_options=storage_options), url)
     attributes: dict[str, Any] = dict(node.attrs)
     images = _levels(attributes, url) if isinstance(node, zarr.Group) else []
-    arrays = _arrays(node) if isinstance(node, zarr.Group) and not images else {}
-    if not arrays:
+    labels = images[:1] and images[0].path == INK.name  # of which viewers find the ink alone listed
+    arrays = _arrays(node) if isinstance(node, zarr.Group) and (labels or not images) else {}
+    if not arrays or isinstance(node, zarr.Array):
         return [open_stored(url, level=n, storage_options=storage_options) for n in range(len(images) or 1)]
     um = own_voxel_size(attributes)
-    levels = tuple(Level(name, um) for name in arrays)
-    return [StoredVolume(url, _check_array(arrays[n.path], url), n, levels, attributes) for n in levels]
+    levels = [Level(name, um) for name in arrays]
+    found: list[object] = [*arrays.values()]
+    for level in images[1:] if labels and coarse else []:
+        place = level.path.removesuffix(INK.name)
+        both = [replace(level, path=f"{place}{name}") for name in (COUNT.name, INK.name)]
+        levels += both
+        found += [node.get(one.path) for one in both]
+    pairs = zip(levels, found, strict=True)
+    return [StoredVolume(url, _check_array(array, url), n, tuple(levels), attributes) for n, array in pairs]
 
 
 def open_volume(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> xr.DataArray:
@@ -174,6 +188,9 @@ def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:
 
 
 def _open_node(store: Store, url: str) -> zarr.Array[Any] | zarr.Group:
+    if "\n" in url:  # an array as it prints itself
+        msg = f"{url.splitlines()[0]} ... is no place: give the path or URL of a volume on disk"
+        raise InputError(msg)
     try:
         return zarr.open(store, mode="r")
     except StoreError:
@@ -184,6 +201,52 @@ def _open_node(store: Store, url: str) -> zarr.Array[Any] | zarr.Group:
     except Exception as error:
         msg = f"the metadata at {url} cannot be used: {error}"
         raise InputError(msg) from error
+
+
+def _open_array(
+    array: zarr.Array[Any], url: str, level: int, storage_options: dict[str, Any] | None
+) -> StoredVolume:
+    """An array that was named itself, with what the group around it knows: voxel size, lineage, ledger."""
+    if level != 0:
+        msg = (
+            f"level {level} does not exist in {url}: it has 1, an array; give the group that lists the levels"
+        )
+        raise InputError(msg)
+    own: dict[str, Any] = dict(array.attrs)
+    beside: tuple[Store, str] | None = None
+    around: dict[str, Any] = {}
+    if (place := _around(url)) is not None:
+        beside = open_store(place[0], storage_options=storage_options), place[1]
+        around = _attributes_around(beside[0], array)
+    um = own_voxel_size(own) or own_voxel_size(around)
+    found = Level("", um)
+    with contextlib.suppress(InputError):
+        named = [one for one in _levels(around, url) if beside and one.path == beside[1]]
+        found = replace(named[0], path="", voxel_size_um=named[0].voxel_size_um or um) if named else found
+    lineage = {LINEAGE: around[LINEAGE]} if LINEAGE in around else {}
+    return StoredVolume(url, _check_array(array, url), found, (found,), {**lineage, **own}, beside)
+
+
+def _around(url: str) -> tuple[str, str] | None:
+    """The folder around an array, and the array's name in it; None where it has none."""
+    place = url if is_remote(url) else os.path.realpath(url.removeprefix("file://"))
+    if is_remote(url) and not urlsplit(url).path.strip("/"):
+        return None
+    folder, _, name = place.rpartition("/")
+    return folder or "/", name
+
+
+def _attributes_around(store: Store, array: zarr.Array[Any]) -> dict[str, Any]:
+    """Of the group that holds the array; empty where there is none, or none that can be read."""
+    zarr_format: Any = array.metadata.zarr_format
+    try:
+        return dict(zarr.open_group(store, mode="r", zarr_format=zarr_format, use_consolidated=False).attrs)
+    except StoreError as error:
+        if is_refusal(error):
+            return {}
+        raise
+    except Exception:  # noqa: BLE001 - the array is what was asked for, and it can be read
+        return {}
 
 
 def _levels(attributes: dict[str, Any], url: str) -> list[Level]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -18,8 +19,11 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, Ledger
 from inkzarr.core.ome import Level
-from inkzarr.core.remote import CarefulStore, fault_of, without_secrets
+from inkzarr.core.remote import CarefulStore, fault_of, is_refusal, without_secrets
 from inkzarr.core.schema import DIMS, LINEAGE
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 NUMBERS = "uif"
 """Kinds of dtype that a voxel may have: whole numbers and floats."""
@@ -41,6 +45,9 @@ class StoredVolume:
         All of the group's, finest first.
     attributes : dict
         Of the group, or of the bare array.
+    beside : tuple of Store and str, or None
+        Of an array that was opened by its own URL: the store of the folder around it, in which its group and
+        ledger are, and its name there.
     """
 
     url: str
@@ -48,6 +55,7 @@ class StoredVolume:
     level: Level
     levels: tuple[Level, ...]
     attributes: dict[str, Any] = field(repr=False)
+    beside: tuple[Store, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         store, outermost = self.array.store, self.array.compressors[-1:]
@@ -94,8 +102,13 @@ class StoredVolume:
     @cached_property
     def ledger(self) -> Ledger | None:
         """The array's ledger, where it has one."""
-        ledger = Ledger(self.array.store, self.level.path)
-        return ledger if ledger.load() else None
+        ledger = Ledger(*(self.beside or (self.array.store, self.level.path)))
+        try:
+            return ledger if ledger.load() else None
+        except StoreError as error:
+            if self.beside is None or not is_refusal(error):
+                raise
+            return None  # who may read an array need not be allowed to look around it
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -134,10 +147,23 @@ class StoredVolume:
         """Which chunks hold voxels that are not 0 (bool, of the chunk grid's shape), by the ledger."""
         return None if self.ledger is None else self.ledger.chunk_table().nonzero > 0
 
+    def known_empty(self, index: Zyx) -> bool:
+        """Whether the ledger says that chunk `index` holds zeros alone."""
+        return self._written is not None and not self._written[index]
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the ledger, of which readers in other processes need one bit a chunk."""
-        _ = self._written
-        return {name: value for name, value in self.__dict__.items() if name != "ledger"}
+        written = self._written
+        packed = None if written is None else (np.packbits(written), written.shape)
+        return {**self.__dict__, "ledger": None, "_written": packed}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Undo `__getstate__`."""
+        if state["_written"] is not None:
+            bits, shape = state["_written"]
+            state["_written"] = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).view(bool)
+        del state["ledger"]
+        self.__dict__.update(state)
 
     def read(self, box: Box) -> np.ndarray:
         """The voxels of `box`, which lies inside the volume.

@@ -145,21 +145,30 @@ class SyntheticScroll:
         """Whether places of the sheet, in whole voxels, carry ink."""
         return ink_at(self._page, row, column)
 
-    def segments(self) -> list[Segment]:
+    def segments(self, rows: slice | None = None) -> list[Segment]:
         """The sheet cut into its windings, from the innermost: their true surfaces and ink labels.
 
         A last winding that is barely begun belongs to the one before.
+
+        Parameters
+        ----------
+        rows : slice, optional
+            Those of the sheet, in voxels from its top edge; default: all. Ids tell where they begin.
         """
         spiral = self.spiral
         whole = math.ceil(spiral.turns - 0.25) - 1
         cuts = [0, *(math.ceil(spiral.column_at(turn)) for turn in range(1, whole + 1)), spiral.length]
+        first_row, last_row, _ = (rows or slice(None)).indices(self.shape[0])
+        place = slice(first_row, last_row)
         # ids that differ in the last character alone are versions of one segment
         return [
-            Segment(f"20260101{number:05d}1", spiral, self._page, slice(first, last))
+            Segment(f"2026{first_row:05d}{number:04d}1", spiral, self._page, place, slice(first, last))
             for number, (first, last) in enumerate(itertools.pairwise(cuts))
         ]
 
-    def write_segments(self, folder: str | Path, *, kind: Literal["ppm", "tifxyz"] = "ppm") -> None:
+    def write_segments(
+        self, folder: str | Path, *, kind: Literal["ppm", "tifxyz"] = "ppm", rows: slice | None = None
+    ) -> None:
         """Write all segments and their labels, in the layout that the labels stage reads.
 
         ::
@@ -173,13 +182,15 @@ class SyntheticScroll:
             Made if need be.
         kind : str
             ``ppm``: a point for each pixel; ``tifxyz``: a grid point every 8 pixels.
+        rows : slice, optional
+            As in `segments`.
 
         Raises
         ------
         InputError
             Another kind.
         """
-        for segment in self.segments():
+        for segment in self.segments(rows):
             write_segment(segment, folder, kind=kind)
 
     def _lazy(self, kind: Kind, chunk: int) -> xr.DataArray:
@@ -260,8 +271,12 @@ class _Source:
     ndim = 3
     dtype = np.dtype(np.uint8)
 
-    def __getitem__(self, place: tuple[slice, ...]) -> Bytes:
-        parts = [part.indices(size) for part, size in zip(place, self.shape, strict=True)]
+    def __getitem__(self, place: tuple[slice | int, ...]) -> Bytes:
+        slices = [part if isinstance(part, slice) else slice(part, part + 1) for part in place]
+        parts = [part.indices(size) for part, size in zip(slices, self.shape, strict=True)]
         start, stop, step = zip(*parts, strict=True)
         block = self.scroll._block(Box(Zyx(*start), Zyx(*map(max, start, stop))), self.kind)
-        return block[tuple(slice(None, None, s) for s in step)]
+        chosen = [
+            slice(None, None, s) if isinstance(p, slice) else 0 for p, s in zip(place, step, strict=True)
+        ]
+        return block[tuple(chosen)]

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 import threading
 
 import numpy as np
@@ -57,6 +58,22 @@ def test_json_lines(capsys):
     assert first == {"stage": "test", "message": "block 1 failed: disk\nfull"}
     assert (last["stage"], last["done"], last["total"], last["unit"]) == ("test", 2, 8, "window")
     assert last["seconds_left"] >= 0
+
+
+def test_a_few_words_beside_it(capsys, monkeypatch):
+    for json_lines in (False, True):
+        with Progress("train", 4, unit="step", json_lines=json_lines) as shown:
+            shown.advance(4)
+            shown.note("loss 0.5")
+    text, line = capsys.readouterr().err.splitlines()
+    assert text.endswith("; loss 0.5")
+    assert json.loads(line)["note"] == "loss 0.5"
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("train", 4, unit="step") as shown:
+        shown.note("loss 0.25")
+    assert "train, loss 0.25" in terminal.getvalue()
 
 
 def test_nothing_to_do(capsys):
@@ -148,3 +165,34 @@ def test_as_people_say_it():
         "1 TB",
         "1e+03 TB",
     ]
+
+
+def test_a_widget_in_a_notebook(monkeypatch, capsys):
+    pytest.importorskip("ipywidgets")
+    tqdm = pytest.importorskip("tqdm.notebook")
+    made = []
+
+    class Seen(tqdm.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options, display=False)
+            made.append(self)
+
+    monkeypatch.setattr(progress, "in_jupyter", lambda: True)
+    monkeypatch.setattr(tqdm, "tqdm", Seen)
+    with Progress("test", 5, unit="block") as shown:
+        shown.advance(3)
+        shown.say("dashboard: none")
+        shown.advance(-1)
+        shown.note("loss 0.5")
+        shown.advance(3)
+    assert (made[0].n, made[0].total, made[0].desc) == (5, 5, "test, loss 0.5: ")
+    assert made[0].disable, "closed"
+    assert "dashboard: none" in capsys.readouterr().err
+
+
+def test_lines_in_a_notebook_without_widgets(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "in_jupyter", lambda: True)
+    monkeypatch.setitem(sys.modules, "tqdm.notebook", None)
+    with Progress("test", 5, unit="block") as shown:
+        shown.advance(5)
+    assert "test: 100 %, 5 of 5 blocks" in capsys.readouterr().err

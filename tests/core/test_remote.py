@@ -381,3 +381,52 @@ def test_s3_that_cannot_be_had(s3, monkeypatch):
     with pytest.raises(StoreError, match="redentials"):
         open_volume("s3://scrolls/1/out.zarr", storage_options=nobody)
     assert time.monotonic() - began < 5, "asking again brings no credentials"
+
+
+@pytest.fixture
+def group(served):
+    out = served / "group.zarr"
+    if not out.exists():
+        spec = VolumeSpec(WIDE, np.dtype("uint8"), 3.5)
+        write_blocks(Job("copy", str(out), spec, Zyx.of(128), {}), place, RunOptions())
+    return "group.zarr"
+
+
+def test_an_array_that_is_named_has_its_groups_ledger(web, group):
+    stored = open_stored(f"{web.url}/{group}/0")
+    assert stored.voxel_size_um == 3.5
+    web.faults[f"{group}/0/0/0/0"] = [404]
+    with pytest.raises(StoreError, match="is lost, its ledger knows of voxels in it"):
+        stored.read(Box.whole(WIDE))
+    for key, what in (
+        (".zgroup", open_stored),
+        (".inkzarr/0/manifest.json", lambda url: open_stored(url).ledger),
+    ):
+        web.faults[f"{group}/{key}"] = [503]
+        with pytest.raises(StoreError, match=key.rpartition("/")[2]):
+            what(f"{web.url}/{group}/0")
+        del web.faults[f"{group}/{key}"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_who_may_read_an_array_need_not_look_around(web, group, status):
+    for key in (".zgroup", ".zattrs", ".inkzarr/0/manifest.json"):
+        web.faults[f"{group}/{key}"] = [status]
+    stored = open_stored(f"{web.url}/{group}/0")
+    assert stored.voxel_size_um is None
+    assert stored.ledger is None
+    assert stored.read(Box.whole(WIDE)).any()
+
+
+def test_s3_arrays_are_guarded_too(s3):
+    out = "s3://scrolls/guarded.zarr"
+    write_blocks(s3_job(out, s3), place, RunOptions())
+    assert open_stored(f"{out}/0", storage_options=s3).ledger is not None
+    assert open_stored(f"{out}/0", storage_options=s3).voxel_size_um == 7.91
+    import s3fs
+
+    s3fs.S3FileSystem(**s3).rm_file("scrolls/guarded.zarr/0/0/0/0")
+    with pytest.raises(StoreError, match="is lost, its ledger knows of voxels in it"):
+        open_stored(f"{out}/0", storage_options=s3).read(Box.whole(WIDE))
+    zarr.save_array("s3://scrolls", np.ones((4, 4, 4), "uint8"), storage_options=s3)
+    assert open_stored("s3://scrolls", storage_options=s3).ledger is None

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numcodecs
 import numpy as np
@@ -14,7 +15,7 @@ from zarr.storage import LocalStore
 
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.job import Job, RunOptions
+from inkzarr.core.job import Computed, Job, RunOptions
 from inkzarr.core.runner import write_blocks
 from inkzarr.core.schema import VolumeSpec
 from inkzarr.core.store import open_stored, open_volume
@@ -270,3 +271,70 @@ def test_metadata_that_is_damaged(tmp_path):
     (tmp_path / "a" / ".zarray").write_text('{"chunks": [4')
     with pytest.raises(InputError, match=r"metadata at .* cannot be used"):
         open_volume(tmp_path / "a")
+
+
+def run(out, *, state=None, more=(), zarr_format=2):
+    """A group of two chunks as a stage writes it; `state` is put into its manifests."""
+    spec = VolumeSpec(
+        Zyx(4, 4, 140), np.dtype("uint8"), 3.5, {"stage": "test"}, zarr_format=zarr_format,
+        path=more[0] if more else "0",
+    )  # fmt: skip
+    others = tuple(replace(spec, path=path) for path in more[1:])
+    job = Job("test", str(out), spec, Zyx.of(128), {}, more=others)
+    ones = np.ones(spec.shape, "uint8")
+    write_blocks(
+        job,
+        lambda box: Computed(tuple(ones[box.slices] for _ in more)) if more else ones[box.slices],
+        RunOptions(),
+    )
+    for manifest in out.glob(".inkzarr/*/manifest.json"):
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"state": state or "done"}))
+    return out
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("url", ["{}", "file://{}", "link"])
+def test_an_array_that_is_named_is_guarded_as_in_its_group(tmp_path, zarr_format, url):
+    whole = run(tmp_path / "a.zarr", zarr_format=zarr_format)
+    (tmp_path / "link").symlink_to(whole / "0")
+    url = url.format(whole / "0") if "{" in url else str(tmp_path / "link")
+    stored = open_stored(url)
+    assert stored.voxel_size_um == 3.5
+    assert stored.level.spacing_um == (3.5,) * 3
+    assert stored.lineage["stage"] == "test"
+    assert stored.identity["voxels"] == open_stored(str(whole)).identity["voxels"]
+    next(path for path in (whole / "0").rglob("*") if path.is_file() and path.name.isdigit()).unlink()
+    for lossy in (open_stored(url), pickle.loads(pickle.dumps(open_stored(url)))):
+        with pytest.raises(StoreError, match="is lost, its ledger knows of voxels in it"):
+            lossy.read(Box.whole(lossy.shape))
+    with pytest.raises(InputError, match="it has 1, an array; give the group that lists the levels"):
+        open_stored(url, level=1)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("place", ["labels.zarr", "labels.zarr/1"])
+def test_a_label_groups_array_is_guarded(tmp_path, place, zarr_format):
+    (tmp_path / "labels.zarr").mkdir()
+    group = run(tmp_path / place, state="writing", more=("ink", "count"), zarr_format=zarr_format)
+    for name in ("ink", "count"):
+        stored = open_stored(str(group / name))
+        assert stored.voxel_size_um == 3.5
+        with pytest.raises(InputError, match=rf"{place}/{name} is unfinished"):
+            stored.require_finished()
+
+
+def test_what_is_around_an_array_may_be_of_no_use(tmp_path):
+    """Metadata that is damaged, or of another kind, keeps nobody from an array that can be read."""
+    write(tmp_path / "a" / "0", voxels(), chunks=(4, 5, 6))
+    for text in (
+        "{",
+        "[]",
+        '{"multiscales": {"a": 1}, "inkzarr": "x"}',
+        '{"multiscales": [{"datasets": [{}]}]}',
+    ):
+        (tmp_path / "a" / ".zgroup").write_text('{"zarr_format": 2}')
+        (tmp_path / "a" / ".zattrs").write_text(text)
+        stored = open_stored(str(tmp_path / "a" / "0"))
+        assert stored.voxel_size_um is None
+        assert stored.ledger is None
+        assert (stored.read(Box.whole(SHAPE)) == voxels()).all()

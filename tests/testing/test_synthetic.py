@@ -150,6 +150,17 @@ def test_segments_are_one_voxel_a_pixel_and_follow_each_other(scan):
     assert len({name[:-1] for name in ids}) == len(ids), "ids that differ in the last character are versions"
 
 
+def test_segments_of_some_rows_are_parts_of_the_whole_windings():
+    wholes, parts = SMALL.segments(), SMALL.segments(slice(10, 30))
+    assert len({one.id for one in wholes + parts}) == 2 * len(wholes)
+    for whole, part in zip(wholes, parts, strict=True):
+        assert part.shape == (20, whole.shape[1])
+        np.testing.assert_array_equal(part.label, whole.label[10:30])
+        ours, theirs = part.surface.tile(ALL, ALL), whole.surface.tile(slice(10, 30), ALL)
+        np.testing.assert_array_equal(ours.points, theirs.points)
+        np.testing.assert_array_equal(ours.normals, theirs.normals)
+
+
 @given(
     seed=st.integers(0, 99),
     size=st.integers(120, 9000),

@@ -1,0 +1,102 @@
+"""The command line: one subcommand a stage, in a file of its own, each importing its stage inside."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shlex
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from inkzarr.core.errors import InkzarrError
+from inkzarr.core.schema import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+COMMANDS = (
+    "ingest",
+    "info",
+    "verify",
+    "labels",
+    "patches",
+    "split",
+    "pretrain",
+    "train",
+    "predict",
+    "flatten",
+    "evaluate",
+    "components",
+    "pyramid",
+    "export",
+    "view",
+    "demo",
+)
+INTERRUPTED = 130
+USAGE = 2
+RESUMABLE = (
+    "ingest",
+    "labels",
+    "pretrain",
+    "train",
+    "predict",
+    "flatten",
+    "components",
+    "pyramid",
+    "demo",
+)
+RESUMED = ("pretrain", "train")
+"""Those that resume only where told to."""
+
+
+@click.group(context_settings={"auto_envvar_prefix": "INKZARR", "help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="inkzarr")
+def cli() -> None:
+    """Find ink in the CT scans of unopened scrolls, out of core.
+
+    \b
+    inkzarr ingest slices/ scan.zarr
+    inkzarr predict scan.zarr unet.pt prediction.zarr
+    """
+
+
+for _name in COMMANDS:
+    cli.add_command(importlib.import_module(f"inkzarr.cli.{_name}").command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code that `docs` list; a bug shows its traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = cli.main(arguments, prog_name="inkzarr", standalone_mode=False)
+    except InkzarrError as error:
+        _leave(f"inkzarr: {error}", error.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(USAGE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        again = shlex.join(["inkzarr", *(word for word in given if word != "--overwrite")])
+        again += " --resume" if given[:1] and given[0] in RESUMED and "--resume" not in given else ""
+        resumes = f"; what is written stays. To go on: {again}" if given[:1] and given[0] in RESUMABLE else ""
+        _leave(f"inkzarr: interrupted{resumes}", INTERRUPTED)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    """Exit at once: blocks that still run on other threads are not waited for, nor recorded."""
+    click.echo(message, err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
