@@ -161,7 +161,9 @@ def test_a_scheduler_that_dies_amid_the_scan_ends_the_run(started, tmp_path, mon
 
 def test_the_script_of_the_page_runs_here_and_on_a_scheduler(started, tmp_path):
     """Unchanged, as a program: with the environment's scheduler, and without one."""
-    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "cluster.md").read_text(), re.DOTALL)
+    (script,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "cluster.md").read_text(), re.DOTALL
+    )
     (tmp_path / "labels_3d.py").write_text(script)
     made = []
     for name, more in (("here", {}), ("there", {"DASK_SCHEDULER_ADDRESS": started.address})):
