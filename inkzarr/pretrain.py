@@ -115,13 +115,13 @@ def pretrain(
         back = Held(kept, np.arange(len(kept)), config.batch, workers // 2)
         task = MaskTask(window, normalisation, kept.sample(0, len(kept) // 2), back)
         inputs = {"scans": [identity(source) for source in sources]}
-        folder = RunFolder(Path(out))
-        state = group.of_first(folder.start(config, inputs, resume=resume) if group.first else None)
+        folder = RunFolder(Path(out), writes=group.first)
+        state = group.of_first(folder.start(config, inputs, resume=resume))
         names = ", ".join(source.voxels.stored.name for source in sources)
         lineage = {"stage": PRETRAINED, "version": VERSION, "source": names, "start": start}
         last = fit(
             model, task, training(list(sources), config, window, workers), config, group, folder,
-            state=state, inputs=inputs, lineage=lineage,
+            state=state, lineage=lineage,
             notes=[f"starts from {start}"], on_epoch=on_epoch,
         )  # fmt: skip
     told = {name: last[name] for name in ("epoch", "step", "loss", "valid_loss", "seconds")}

@@ -144,9 +144,8 @@ def train(  # noqa: PLR0913 - four paths, as on the command line
         task = InkTask(window, config.loss, normalisation, shown, held)
         inputs: dict[str, Any] = {"scans": [identity(source) for source in sources]}
         inputs |= {"valid": None if valid is None else identity(valid[0])}
-        folder = RunFolder(Path(out))
-        state = folder.start(config, inputs, resume=resume) if group.first else None
-        state = group.of_first(state)
+        folder = RunFolder(Path(out), writes=group.first)
+        state = group.of_first(folder.start(config, inputs, resume=resume))
         crops = training(sources, config, window, workers)
         notes = [f"starts from {start}", *([] if valid is None else [_distance(gap(crops, valid[0]))])]
         lineage = {
@@ -163,7 +162,6 @@ def train(  # noqa: PLR0913 - four paths, as on the command line
             group,
             folder,
             state=state,
-            inputs=inputs,
             lineage=lineage,
             notes=notes,
             on_epoch=on_epoch,

@@ -149,17 +149,22 @@ def test_steps_without_labels_are_skipped_and_counted(home, tmp_path):
     assert np.isfinite(report.loss)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(home, tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(
+    home, tmp_path, monkeypatch, what
+):
     honest, calls = Gradients.__call__, []
 
     def call(self, *given):
         calls.append(1)
-        return honest(self, *given) * (float("nan") if len(calls) == 9 else 1)
+        sums = honest(self, *given)
+        if len(calls) == 12:
+            (sums if what == "loss" else self.weights[0].grad).mul_(float("nan"))
+        return sums
 
     monkeypatch.setattr(Gradients, "__call__", call)
-    with pytest.raises(
-        InputError, match=r"not a number at step 9 \(epoch 2\).*last.pt holds the last good epoch"
-    ):
+    told = r"not a number at step 12 \(epoch 2\).*last.pt holds the last good epoch"
+    with pytest.raises(InputError, match=told):
         run(home, tmp_path / "run", settings(home))
     assert load_checkpoint(tmp_path / "run" / "last.pt").lineage["epoch"] == "1"
 
@@ -179,9 +184,19 @@ def test_smaller_floats_learn_too(home, tmp_path, dtype):
 
 
 def test_tensorboard_is_written_where_asked_for(home, tmp_path):
-    pytest.importorskip("tensorboard")
-    run(home, tmp_path / "run", settings(home, epochs=1, tensorboard=True))
-    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(home, tmp_path / "run", settings(home, epochs=2, tensorboard=True))
+    board = events.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for name in ("loss", "f05", "rate"):
+        told = [(entry["step"], pytest.approx(entry[name], rel=1e-6)) for entry in log(tmp_path / "run")]
+        assert [(scalar.step, scalar.value) for scalar in board.Scalars(name)] == told
+
+
+def test_tensorboard_that_is_missing_is_told_before_anything_is_written(home, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"pip install .inkzarr\[tensorboard\]"):
+        run(home, tmp_path / "run", settings(home, tensorboard=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_goes_on_from_a_checkpoint_in_any_order_of_axes(home, undisturbed, tmp_path):
@@ -232,6 +247,10 @@ def test_what_is_wrong_is_told_before_anything_is_written(home, undisturbed, tmp
             scan, labels, table, str(undisturbed), "--resume", "--config", "seed.toml",
         ),
         "no Zarr volume at nowhere": ("nowhere", labels, table, "out"),
+        "typo.toml is a file: a run needs a folder": (
+            scan, labels, table, "typo.toml", "--config", "seed.toml",
+        ),
+        "typo.toml/out cannot be made": (scan, labels, table, "typo.toml/out", "--config", "seed.toml"),
     }  # fmt: skip
     for told, arguments in wrong.items():
         result = CliRunner().invoke(cli, ["train", *arguments])

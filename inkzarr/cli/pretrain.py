@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from inkzarr.cli.options import run, storage
+from inkzarr.cli.options import cached, run
 
 
 @click.command("pretrain")
@@ -15,7 +15,7 @@ from inkzarr.cli.options import run, storage
 @click.option("--init", type=click.Path(), metavar="CHECKPOINT", help="Weights to start from.")
 @click.option("--config", type=click.Path(), metavar="TOML", help="Everything else.")
 @click.option("--resume", is_flag=True, help="Go on with the run in OUT.")
-@storage
+@cached
 def command(volumes: tuple[str, ...], out: str, config: str | None, **given: Any) -> None:  # noqa: ANN401
     """Pretrain a 3D UNet on scans without labels, by hiding parts of them; for train --init.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from inkzarr.cli.options import run, storage
+from inkzarr.cli.options import cached, run
 
 
 @click.command("train")
@@ -19,7 +19,7 @@ from inkzarr.cli.options import run, storage
 @click.option("--init", type=click.Path(), metavar="CHECKPOINT", help="Weights to start from.")
 @click.option("--config", type=click.Path(), metavar="TOML", help="Everything else.")
 @click.option("--resume", is_flag=True, help="Go on with the run in OUT.")
-@storage
+@cached
 def command(volume: str, labels: str, patches: str, out: str, config: str | None, **given: Any) -> None:  # noqa: ANN401
     """Train a 3D UNet on labelled windows; OUT is a folder for checkpoints, log and sample pictures.
 

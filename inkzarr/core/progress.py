@@ -53,16 +53,29 @@ class Progress:
         Name of one unit.
     json_lines : bool
         Print JSON lines instead of a bar or text.
+    before : int
+        Units that an earlier run has done; the ETA does not take them for work of this one.
+    silent : bool
+        Show nothing: for all processes of a run but the one that speaks.
     """
 
-    def __init__(self, title: str, total: int, *, unit: str, json_lines: bool = False) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        unit: str,
+        json_lines: bool = False,
+        before: int = 0,
+        silent: bool = False,
+    ) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self._json = json_lines
-        self._done = 0
+        self._json, self._silent = json_lines, silent
+        self._done = self._before = before
         self._note = ""
         self._lock = threading.Lock()
         self._began = self._said = time.monotonic()
-        self._bar = None if json_lines else _bar(title, total, unit)
+        self._bar = None if json_lines or silent else _bar(title, total, unit, before)
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -97,25 +110,28 @@ class Progress:
         """Print one line beside the progress."""
         if self._bar is not None:
             self._bar.say(message)
-        elif self._json:
-            _print(json.dumps({"stage": self.title, "message": message}))
         else:
-            _print(message)
+            self._print(json.dumps({"stage": self.title, "message": message}) if self._json else message)
 
     def _line(self) -> None:
         self._said = time.monotonic()
         seconds = self._said - self._began
-        left = seconds / self._done * (self.total - self._done) if self._done else None
+        new = self._done - self._before
+        left = seconds / new * (self.total - self._done) if new else None
         if self._json:
             state = {"stage": self.title, "done": self._done, "total": self.total, "unit": self.unit}
             state |= {"note": self._note} if self._note else {}
             seconds_left = None if left is None else round(left, 1)
-            _print(json.dumps({**state, "seconds": round(seconds, 1), "seconds_left": seconds_left}))
+            self._print(json.dumps({**state, "seconds": round(seconds, 1), "seconds_left": seconds_left}))
             return
         share = f"{100 * self._done / self.total:.0f} %" if self.total else "100 %"
         eta = "" if left is None or not self.total - self._done else f", {duration(left)} left"
         end = f"{duration(seconds)}{eta}" + (f"; {self._note}" if self._note else "")
-        _print(f"{self.title}: {share}, {self._done} of {self.total} {self.unit}s, {end}")
+        self._print(f"{self.title}: {share}, {self._done} of {self.total} {self.unit}s, {end}")
+
+    def _print(self, line: str) -> None:
+        if not self._silent:
+            _print(line)
 
 
 def duration(seconds: float) -> str:
@@ -158,7 +174,7 @@ class _Bar(Protocol):
 class _TerminalBar:
     """Rich's, on stderr."""
 
-    def __init__(self, title: str, total: int, unit: str) -> None:
+    def __init__(self, title: str, total: int, unit: str, before: int) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -169,7 +185,7 @@ class _TerminalBar:
             TimeRemainingColumn(),
         )
         self._rich = RichProgress(*columns, console=Console(stderr=True), transient=False)
-        self._task = self._rich.add_task(title, total=total)
+        self._task = self._rich.add_task(title, total=total, completed=before)
         self.start, self.stop = self._rich.start, self._rich.stop
 
     def show(self, done: int) -> None:
@@ -185,10 +201,10 @@ class _TerminalBar:
 class _NotebookBar:
     """tqdm's widget, below the cell."""
 
-    def __init__(self, title: str, total: int, unit: str) -> None:
+    def __init__(self, title: str, total: int, unit: str, before: int) -> None:
         from tqdm.notebook import tqdm
 
-        self._tqdm: Any = tqdm(total=total, desc=title, unit=unit, unit_scale=True)
+        self._tqdm: Any = tqdm(initial=before, total=total, desc=title, unit=unit, unit_scale=True)
         self.stop, self.say = self._tqdm.close, _print
 
     def start(self) -> None:
@@ -207,11 +223,11 @@ def in_jupyter() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-def _bar(title: str, total: int, unit: str) -> _Bar | None:
+def _bar(title: str, total: int, unit: str, before: int) -> _Bar | None:
     if in_jupyter():
         with contextlib.suppress(ImportError):  # without inkzarr[jupyter] there are lines
-            return _NotebookBar(title, total, unit)
-    return _TerminalBar(title, total, unit) if sys.stderr.isatty() else None
+            return _NotebookBar(title, total, unit, before)
+    return _TerminalBar(title, total, unit, before) if sys.stderr.isatty() else None
 
 
 def _print(line: str) -> None:

@@ -15,20 +15,23 @@ import io
 import json
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from inkzarr.core.errors import InputError
+from inkzarr.nn.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from PIL.Image import Image
 
+    from inkzarr.nn.checkpoint import Normalisation
     from inkzarr.nn.config import Config
+    from inkzarr.nn.unet import UNet3D
 
 STATE_VERSION = 1
 
@@ -41,9 +44,21 @@ class RunFolder:
     ----------
     path : Path
         The folder.
+    writes : bool
+        Whether this process writes it; in the others of a run nothing happens.
     """
 
     path: Path
+    writes: bool = True
+    _told: dict[str, str] = field(default_factory=dict, repr=False)
+    _board: Any = field(default=None, repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._board is not None:
+            self._board.close()
 
     @property
     def last(self) -> Path:
@@ -75,36 +90,65 @@ class RunFolder:
         Raises
         ------
         InputError
-            The folder exists and `resume` was not asked for; or its run had other settings or inputs.
+            The folder exists and `resume` was not asked for, or cannot be made; its run had other settings
+            or inputs; or TensorBoard is asked for and not installed.
         """
+        if not self.writes:
+            return None
+        writer = _board_writer() if config.tensorboard else None
         if self.path.exists() and not self.path.is_dir():
             msg = f"{self.path} is a file: a run needs a folder of its own"
             raise InputError(msg)
         if self.path.is_dir() and any(self.path.iterdir()) and not resume:
             msg = f"{self.path} exists: add --resume to go on with its run, or name another folder"
             raise InputError(msg)
+        self._told = {"config": config.model_dump_json(), "inputs": json.dumps(inputs)}
         state = self._state()
         if state is not None:
             self._refuse_other_run(state, config, inputs)
-            self._cut_log(state["lines"])
-            return state
-        (self.path / "samples").mkdir(parents=True, exist_ok=True)
-        self._write("config.toml", config.to_toml().encode())
-        self._cut_log(0)
-        return None
+        try:
+            (self.path / "samples").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = (
+                f"{self.path} cannot be made ({error.strerror}): name a folder in a place that can be written"
+            )
+            raise InputError(msg) from error
+        if state is None:
+            self._write("config.toml", config.to_toml().encode())
+        self._cut_log(0 if state is None else state["lines"])
+        self._board = writer and writer(str(self.path / "tensorboard"))
+        return state
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the state to resume from."""
+        if not self.writes:
+            return
         buffer = io.BytesIO()
-        torch.save({"version": STATE_VERSION, "lines": self._lines(), **state}, buffer)
+        torch.save({"version": STATE_VERSION, "lines": len(self.entries()), **self._told, **state}, buffer)
         self._write("state.pt", buffer.getvalue())
 
+    def checkpoint(
+        self, model: UNet3D, normalisation: Normalisation, lineage: Mapping[str, str], *, better: bool
+    ) -> None:
+        """Save the network of an epoch as the last one, and as the best where it is `better`."""
+        for path in [self.last, *([self.best] if better else [])] if self.writes else []:
+            save_checkpoint(path, model, normalisation=normalisation, lineage=lineage)
+
     def log(self, entry: dict[str, Any]) -> None:
-        """Add a line to the log."""
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add a line to the log, and to TensorBoard's where that is asked for."""
+        if not self.writes:
+            return
+        log = self.path / "log.jsonl"
+        try:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritten(log, error) from error
+        numbers = {name: value for name, value in entry.items() if isinstance(value, int | float)}
+        for name, value in numbers.items() if self._board is not None else ():
+            self._board.add_scalar(name, value, entry["step"])
 
     def entries(self) -> list[dict[str, Any]]:
         """The log so far."""
@@ -116,21 +160,6 @@ class RunFolder:
         buffer = io.BytesIO()
         sheet.save(buffer, format="PNG")
         self._write(f"samples/epoch_{epoch:03}.png", buffer.getvalue())
-
-    def board(self) -> Any:  # noqa: ANN401
-        """A TensorBoard log beside the others.
-
-        Raises
-        ------
-        InputError
-            It is not installed.
-        """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            msg = 'tensorboard = true needs TensorBoard: pip install "inkzarr[tensorboard]", or leave it out'
-            raise InputError(msg) from error
-        return SummaryWriter(str(self.path / "tensorboard"))
 
     def _state(self) -> dict[str, Any] | None:
         path = self.path / "state.pt"
@@ -165,9 +194,6 @@ class RunFolder:
             )
             raise InputError(msg)
 
-    def _lines(self) -> int:
-        return len(self.entries())
-
     def _cut_log(self, lines: int) -> None:
         """Drop what was logged after the state was saved: it comes again."""
         log = self.path / "log.jsonl"
@@ -184,7 +210,20 @@ class RunFolder:
                 os.fsync(file.fileno())
             partial.replace(path)
         except OSError as error:
-            msg = f"{path} cannot be written ({error.strerror}): check the disk"
-            raise InputError(msg) from error
+            raise _unwritten(path, error) from error
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be written ({error.strerror}): check the disk")
+
+
+def _board_writer() -> Any:  # noqa: ANN401
+    """TensorBoard's, where it is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        msg = 'tensorboard = true needs TensorBoard: pip install "inkzarr[tensorboard]", or leave it out'
+        raise InputError(msg) from error
+    return SummaryWriter

@@ -15,8 +15,8 @@ from torch import Tensor
 from inkzarr.nn.fast import single_threaded
 
 if TYPE_CHECKING:
-    from inkzarr.nn.loop import Task
     from inkzarr.nn.processes import Processes
+    from inkzarr.nn.tasks import Task
     from inkzarr.nn.unet import UNet3D
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,33 @@ LEAST, MOST = 1 / 2, 1 / 1.3
 UNLABELLED_GREY = 96
 PIXELS = 256
 PLANES = "zyx"
+
+
+class Task(Protocol):
+    """What is learned."""
+
+    name: str
+    normalisation: Normalisation
+
+    def batch(self, samples: list[Sample], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inputs and what they should become, on the device: each (N, 1, Z, Y, X)."""
+
+    def weights(self, wanted: Tensor) -> Tensor:
+        """What the sums of the loss are divided by; all 0 where there is nothing to learn."""
+
+    def sums(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """The terms of the loss, each as a sum."""
+
+    def combine(self, sums: Tensor, weights: Tensor) -> Tensor:
+        """The loss."""
+
+    def score(
+        self, net: Callable[[Tensor], Tensor], processes: Processes
+    ) -> tuple[float | None, dict[str, Any]]:
+        """How good the network is (more is better; None where nothing is held back), and what to log."""
+
+    def picture(self, net: Callable[[Tensor], Tensor], device: torch.device) -> Image:
+        """Scan, what is wanted, what is found."""
 
 
 @dataclass

@@ -50,6 +50,22 @@ def test_a_line_now_and_then(capsys, monkeypatch):
     assert "left" not in lines[-1]
 
 
+def test_what_was_done_before_is_no_work_of_this_run(capsys):
+    with Progress("test", 100, unit="step", before=90, json_lines=True) as shown:
+        shown._began -= 10
+        shown.advance(5)
+    state = json.loads(capsys.readouterr().err)
+    assert (state["done"], state["total"]) == (95, 100)
+    assert state["seconds_left"] == pytest.approx(10, abs=0.2), "five steps took ten seconds"
+
+
+def test_the_silent_ones_of_many_processes_show_nothing(capsys):
+    with Progress("test", 1, unit="step", silent=True) as shown:
+        shown.say("resumed")
+        shown.advance(1)
+    assert capsys.readouterr().err == ""
+
+
 def test_json_lines(capsys):
     with Progress("test", 8, unit="window", json_lines=True) as shown:
         shown.say("block 1 failed: disk\nfull")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from monai.transforms import Affine
+from monai.transforms import Affine, ScaleIntensity
 
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.nn.augment import Draw, apply, draw, reach
@@ -64,23 +64,36 @@ def test_flips_and_turns_are_numpys_some(seed, window):
     assert matches == 1
 
 
-@pytest.mark.parametrize("axis", range(3))
-@pytest.mark.parametrize("scale", [1.0, 0.83, 1.27])
-def test_rotation_and_scale_are_monais(axis, scale):
-    window, angle = (16, 16, 16), 0.3
+def assert_it_is_monais(turn, window=(16, 16, 16)):
     volume, labels = data((48, 48, 48))
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    turn = np.eye(3)
-    turn[first, first] = turn[second, second] = math.cos(angle)
-    turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
-    found = whole(volume, labels, Draw(scale * turn), (16, 16, 16), window)
+    found = whole(volume, labels, Draw(turn), (16, 16, 16), window)
     for array, mode, mine in ((volume, "bilinear", found[0]), (as_float(labels), "nearest", found[1])):
         monai = Affine(
-            affine=np.block([[scale * turn, np.zeros((3, 1))], [np.zeros((1, 3)), np.eye(1)]]),
+            affine=np.block([[turn, np.zeros((3, 1))], [np.zeros((1, 3)), np.eye(1)]]),
             mode=mode, padding_mode="zeros", image_only=True,
         )  # fmt: skip
         theirs = np.asarray(monai(torch.from_numpy(array)[None]))[0][16:32, 16:32, 16:32]
         assert np.isclose(mine, theirs, atol=1e-4).mean() > 0.999  # a nearest voxel may be a tie
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("scale", [1.0, 0.83, 1.27])
+def test_rotation_and_scale_are_monais(axis, scale):
+    angle = 0.3
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    turn = np.eye(3)
+    turn[first, first] = turn[second, second] = math.cos(angle)
+    turn[first, second], turn[second, first] = -math.sin(angle), math.sin(angle)
+    assert_it_is_monais(scale * turn)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_that_is_drawn_is_one_resampling_that_monai_does_alike(seed):
+    drawn = draw(np.random.default_rng(seed), Augment(), (16, 16, 16))
+    assert_it_is_monais(drawn.turn)
+    size = np.cbrt(abs(np.linalg.det(drawn.turn)))
+    assert 0.75 <= size <= 1.33
+    np.testing.assert_allclose(drawn.turn @ drawn.turn.T, size**2 * np.eye(3), atol=1e-12)
 
 
 @given(seed=st.integers(0, 999))
@@ -124,6 +137,6 @@ def test_intensity_and_noise():
     one = Draw(np.eye(3), 1.5, 0.05, 3)
     first, again = (whole(volume, labels, one, (0, 0, 0), (24, 24, 24)) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])
-    left = first[0] - 1.5 * volume[:24, :24, :24]
+    left = first[0] - np.asarray(ScaleIntensity(None, None, factor=0.5)(volume[:24, :24, :24]))
     assert abs(left.std() - 0.05) < 0.002
     assert abs(left.mean()) < 0.002

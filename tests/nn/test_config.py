@@ -1,9 +1,15 @@
 """Settings from TOML: defaults, errors in one line, and the file that is written back."""
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from inkzarr.core.errors import InputError
 from inkzarr.nn.config import Augment, Config, Loss, Network, Scan, read_config
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
 
 def test_a_file_gives_what_it_says_and_defaults_for_the_rest(tmp_path):
@@ -58,3 +64,22 @@ def test_settings_are_frozen_and_checked_again():
         Config().epochs = 3
     with pytest.raises(InputError, match="seed is -1"):
         Config().with_(seed=-1)
+
+
+def test_the_page_of_settings_has_every_key_with_its_default(tmp_path):
+    [text] = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "run.toml").write_text(text)
+    told = read_config(tmp_path / "run.toml")
+    assert told.network == Network()
+    assert told.model_dump() == {**Config().model_dump(), "network": Network().model_dump()}
+    (tmp_path / "all.toml").write_text(re.sub(r"^# (?=[\w[])", "", text, flags=re.MULTILINE))
+    assert read_config(tmp_path / "all.toml").scans[0].patches
+    whole = tomllib.loads((tmp_path / "all.toml").read_text())
+    tables = (
+        (Config, whole),
+        (Network, whole["network"]),
+        (Augment, whole["augment"]),
+        (Loss, whole["loss"]),
+    )
+    for model, table in (*tables, (Scan, whole["scans"][0])):
+        assert set(table) == set(model.model_fields)
