@@ -10,6 +10,8 @@ from tests.learned import make, settings
 
 pytest.importorskip("aiohttp")
 
+SMALL = {"f_maps": 4, "levels": 2}
+
 
 @pytest.fixture
 def web(tmp_path, monkeypatch):
@@ -27,17 +29,17 @@ def chunks(folder, name):
 def test_two_scans_one_of_them_remote_and_failing_give_the_weights_of_local_ones(web, tmp_path):
     home, table = web.folder, str(web.folder / "train.parquet")
     keys = chunks(home, "scan.zarr") + chunks(home, "labels.zarr/count")
-    web.faults = {key: [503, "reset", "short", "fine"] for key in keys}
+    web.faults = {key: [503, "reset", "short", "html", "fine"] for key in keys}
     weights = []
     for place in (str(home), web.url):
         second = {"volume": f"{place}/scan.zarr", "labels": f"{place}/labels.zarr", "patches": table}
-        config = settings(home, epochs=1, scans=[second], valid_windows=1)
+        config = settings(home, epochs=1, scans=[second], valid_patches=None, network=SMALL)
         near = home / "scan.zarr", home / "labels.zarr", table
         report = train(*near, tmp_path / f"run{len(weights)}", config)
         assert report.step == 12, "the windows of both scans, three in a step"
         weights.append((tmp_path / f"run{len(weights)}" / "last.pt").read_bytes())
     assert weights[0] == weights[1]
-    assert all(web.asked[key] >= 4 for key in chunks(home, "scan.zarr"))
+    assert all(web.asked[key] >= 5 for key in chunks(home, "scan.zarr"))
 
 
 def test_a_fault_that_lasts_ends_the_run_and_names_the_chunk(web, tmp_path):

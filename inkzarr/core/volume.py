@@ -19,12 +19,14 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, Ledger
 from inkzarr.core.ome import Level
-from inkzarr.core.remote import CarefulStore, fault_of, is_refusal, without_secrets
+from inkzarr.core.remote import CarefulStore, fault_of, is_refusal, is_remote, without_secrets
 from inkzarr.core.schema import DIMS, LINEAGE
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+DECODES = 3
+"""How often a remote chunk is asked for that does not decode, such as a proxy's page in its place."""
 NUMBERS = "uif"
 """Kinds of dtype that a voxel may have: whole numbers and floats."""
 
@@ -181,12 +183,17 @@ class StoredVolume:
         return self[box.slices]
 
     def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
-        """Index with slices, as Dask does."""
+        """Index with slices, as Dask does; what came from afar and does not decode is asked for again."""
+        return self._decode(key, DECODES if is_remote(self.url) else 1)
+
+    def _decode(self, key: tuple[slice, ...], tries: int) -> np.ndarray:
         try:
             return self._get(key)
         except StoreError:
             raise
         except Exception as error:
+            if tries > 1:
+                return self._decode(key, tries - 1)
             raise fault_of(self.url)(self._name_bad_chunk(key, error)) from error
 
     def _get(self, key: tuple[slice, ...]) -> np.ndarray:

@@ -111,6 +111,13 @@ def test_bursts_are_survived(web, voxels, kind):
     assert (open_volume(f"{web.url}/{kind}").to_numpy() == voxels).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_does_not_decode_is_asked_for_again(web, voxels, kind):
+    """A proxy's page in place of a chunk."""
+    web.faults[f"{kind}/{KEYS[kind]}"] = ["html", "html", "fine"]
+    assert (open_volume(f"{web.url}/{kind}").to_numpy() == voxels).all()
+
+
 def test_tries_are_counted(web):
     web.faults["v2-raw/0.1.2"] = [500]
     web.faults["v2-blosc/0.1.2"] = [403]
