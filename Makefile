@@ -27,6 +27,7 @@ bench: $(VENV)/dev.done  ## ours beside the peers, in one run
 	$(BIN)/python -m benchmarks.real_labels
 	$(BIN)/python -m benchmarks.pyramid
 	$(BIN)/python -m benchmarks.flatten
+	$(BIN)/python -m benchmarks.real_flatten
 	$(BIN)/python -m benchmarks.components
 	$(BIN)/python -m benchmarks.train
 	$(BIN)/python -m benchmarks.learning

@@ -4,9 +4,10 @@
     python -m benchmarks.components --quick       # seconds, as the tests run it
     python -m benchmarks.components --dask 512    # dask-image at full size too: five minutes more
 
-memory   the array in memory: cc3d and scipy on the whole of it, ours in blocks of 256; seconds, and cc3d's
-         time divided by them. Ours thresholds the probabilities itself and always has every sum (box,
-         centroid, mean, second moments); with labels it goes over the blocks again and fills an array.
+memory   the array in memory: cc3d and scipy on the whole of it, ours in blocks of 256; seconds by the clock
+         and of the processors, and how many times faster than cc3d that is. Ours thresholds the
+         probabilities itself and always has every sum (box, centroid, mean, second moments); with labels it
+         goes over the blocks again and fills an array.
 Zarr     the same from a Zarr of 128^3 chunks (blosc zstd): read and cc3d, read and cc3d with its statistics,
          and the stage, which writes the table
 dask     dask_image.ndmeasure.label in 128^3 chunks, and ours on the same array
@@ -45,13 +46,25 @@ LEAST = 128
 EVERYWHERE = np.ones((3, 3, 3))
 
 
-def seconds(call, repeat=1):
-    best = float("inf")
+def timed(ways, repeat):
+    """Least seconds of each way, by the clock and by the processors, in rounds that interleave them all."""
+    took = {name: [] for name in ways}
     for _ in range(repeat):
-        began = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - began)
-    return best
+        for name, way in ways.items():
+            began = time.perf_counter(), time.process_time()
+            way()
+            took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    return {name: tuple(map(min, zip(*times, strict=True))) for name, times in took.items()}
+
+
+def show(table, *against):
+    """A line a way, beside some of them; a number above 1 is faster than that."""
+    for name, took in table.items():
+        line = f"  {name:<34}"
+        for n, kind in enumerate(("clock", "cpu")):
+            beside = "".join(f" {table[other][n] / took[n]:>6.2f} x {told}" for other, told in against)
+            line += f"  {kind} {took[n]:>7.3f} s{beside}"
+        print(line)
 
 
 def smooth(edge, share, sigma):
@@ -99,32 +112,25 @@ def ours(array, min_voxels, *, block=256, labels=False):
     return rows, out
 
 
-def bench_memory(volumes, repeat):
-    for name, array in volumes.items():
-        binary = array >= LEAST
-        _, count = cc3d.connected_components(binary, connectivity=26, return_N=True)
-        assert len(ours(array, 1)[0]) == count
+def bench_memory(name, array, repeat):
+    binary = array >= LEAST
+    _, count = cc3d.connected_components(binary, connectivity=26, return_N=True)
+    assert len(ours(array, 1)[0]) == count
 
-        def with_statistics(array=array):
-            cc3d.statistics(cc3d.connected_components(array >= LEAST, connectivity=26))
+    def with_statistics():
+        cc3d.statistics(cc3d.connected_components(array >= LEAST, connectivity=26))
 
-        table = {
-            "cc3d": seconds(lambda: cc3d.connected_components(binary, connectivity=26), repeat),
-            "cc3d, thresholding counted": seconds(
-                lambda: cc3d.connected_components(array >= LEAST, connectivity=26), repeat
-            ),
-            "cc3d and cc3d.statistics": seconds(with_statistics),
-            "scipy": seconds(lambda: ndimage.label(binary, EVERYWHERE)),
-            "ours, all components and sums": seconds(lambda: ours(array, 1), repeat),
-            "ours, of 1000 voxels or more": seconds(lambda: ours(array, 1000), repeat),
-            "ours, all, and labels": seconds(lambda: ours(array, 1, labels=True), repeat),
-        }
-        print(f"\nmemory: {array.shape} {name}, {binary.mean():.1%} foreground, {count} components")
-        for what, took in table.items():
-            told = (
-                f"{table['cc3d'] / took:>8.2f} x cc3d {table['cc3d and cc3d.statistics'] / took:>8.2f} x with"
-            )
-            print(f"  {what:<34} {took:>8.3f} s {told} statistics")
+    ways = {
+        "cc3d": lambda: cc3d.connected_components(binary, connectivity=26),
+        "cc3d, thresholding counted": lambda: cc3d.connected_components(array >= LEAST, connectivity=26),
+        "cc3d and cc3d.statistics": with_statistics,
+        "scipy": lambda: ndimage.label(binary, EVERYWHERE),
+        "ours, all components and sums": lambda: ours(array, 1),
+        "ours, of 1000 voxels or more": lambda: ours(array, 1000),
+        "ours, all, and labels": lambda: ours(array, 1, labels=True),
+    }
+    print(f"\nmemory: {array.shape} {name}, {binary.mean():.1%} foreground, {count} components")
+    show(timed(ways, repeat), ("cc3d", "cc3d"), ("cc3d and cc3d.statistics", "with statistics"))
 
 
 def stored(array, path):
@@ -136,34 +142,32 @@ def bench_zarr(volumes, repeat):
     for name, array in volumes.items():
         with tempfile.TemporaryDirectory() as folder:
             volume = stored(array, f"{folder}/ink.zarr")
-            settings, options = ComponentSettings(min_voxels=100), RunOptions(json_logs=True)
+            place = f"{folder}/ink.zarr", f"{folder}/t.parquet"
+            given = *place, ComponentSettings(min_voxels=100), RunOptions(json_logs=True)
 
             def whole(volume=volume):
                 return cc3d.connected_components(volume[:] >= LEAST, connectivity=26)
 
-            table = {
-                "read": seconds(lambda: volume[:], repeat),
-                "read, cc3d": seconds(whole, repeat),
-                "read, cc3d, cc3d.statistics": seconds(lambda: cc3d.statistics(whole())),
-                "ours, table written": seconds(
-                    lambda: components(f"{folder}/ink.zarr", f"{folder}/t.parquet", settings, options), repeat
-                ),
+            ways = {
+                "read": lambda volume=volume: volume[:],
+                "read, cc3d": whole,
+                "read, cc3d, cc3d.statistics": lambda whole=whole: cc3d.statistics(whole()),
+                "ours, table written": lambda given=given: components(*given),
             }
+            table = timed(ways, repeat)
         print(f"\nZarr: {array.shape} {name}")
-        for what, took in table.items():
-            print(f"  {what:<34} {took:>8.3f} s {table['read, cc3d'] / took:>8.2f} x read, cc3d")
+        show(table, ("read, cc3d", "read, cc3d"))
 
 
 def bench_dask(edge):
     array = smooth(edge, 0.3, 2)
     lazy = da.from_array(array, chunks=min(128, edge // 2))
-    slow = seconds(lambda: dask_label(lazy >= LEAST, EVERYWHERE)[0].compute(scheduler="threads"))
-    fast = seconds(lambda: ours(array, 1), 3)
-    labels = seconds(lambda: ours(array, 1, labels=True), 3)
-    print(f"\ndask: {array.shape} percolating, chunks of {lazy.chunksize}")
-    print(f"  {'dask_image.ndmeasure.label':<34} {slow:>8.2f} s")
-    print(f"  {'ours, all components and sums':<34} {fast:>8.3f} s {slow / fast:>8.0f} x")
-    print(f"  {'ours, all, and labels':<34} {labels:>8.3f} s {slow / labels:>8.0f} x")
+    theirs, binary = "dask_image.ndmeasure.label", lazy >= LEAST
+    table = timed({theirs: lambda: dask_label(binary, EVERYWHERE)[0].compute(scheduler="threads")}, 1)
+    table |= timed({"ours, all components and sums": lambda: ours(array, 1)}, 3)
+    table |= timed({"ours, all, and labels": lambda: ours(array, 1, labels=True)}, 3)
+    print(f"\ndask: {array.shape} percolating, {lazy.npartitions} chunks of {lazy.chunksize}")
+    show(table, (theirs, "dask-image"))
 
 
 def bench_peak(edge):
@@ -193,7 +197,8 @@ def main(arguments=None):
         volumes["percolating"] = smooth(edge, 0.3, 2)
     ours(smooth(32, 0.3, 1), 1, block=16, labels=True)
     if chosen.only in (None, "memory"):
-        bench_memory(volumes, repeat)
+        for name, array in volumes.items():
+            bench_memory(name, array, repeat)
     if chosen.only in (None, "zarr"):
         bench_zarr(volumes, repeat)
     if chosen.only in (None, "dask"):

@@ -27,7 +27,7 @@ import numpy as np
 from inkzarr.core.candidates import PARQUET, Candidates, rank, write_candidates
 from inkzarr.core.errors import InputError
 from inkzarr.core.foreground import LabelBlocks, Source, label_block
-from inkzarr.core.gallery import NO_LETTERS, Viewer, places, write_page
+from inkzarr.core.gallery import NO_LETTERS, Viewer, picture_folder, places, write_page
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.given import unify
 from inkzarr.core.job import Job, Plan, Report, RunOptions
@@ -77,7 +77,7 @@ class ComponentSettings:
     labels : path or None
         URL of a volume of the components' ids, written where it is named.
     sheet : path or None
-        A page with pictures of the best 100, written where it is named.
+        A page ``SHEET.html`` with pictures of the best 100, and the folder ``SHEET`` of the same as PNG.
     scan : path or None
         The scan of which the page shows slices.
     block : int
@@ -320,6 +320,8 @@ def _prepare(
     _refuse_name(out, PARQUET, "the table")
     if settings.sheet is not None:
         _refuse_name(Path(settings.sheet), PAGE, "the contact sheet")
+        pictures = picture_folder(Path(settings.sheet))
+        refuse_inside(str(pictures), tuple(filter(None, (prediction, settings.scan, settings.labels))))
     inputs = (prediction, *([os.fspath(settings.scan)] if settings.scan else []))
     for file in filter(None, (out, settings.sheet)):
         refuse_inside(str(file), inputs)

@@ -32,15 +32,18 @@ from inkzarr.core.remote import is_remote
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import CHUNK, DEFAULT_VOXEL_SIZE_UM, VolumeSpec
 from inkzarr.core.sheet_file import refuse_name, write_sheet
-from inkzarr.core.store import open_stored
+from inkzarr.core.store import open_readable, open_stored
 from inkzarr.core.strips import Reduce, look, sample_strip, to_bytes
 from inkzarr.core.surface import Surface, flat_surface, open_surface
-from inkzarr.core.volume import StoredVolume
 from inkzarr.readers.checksums import checksums
 from inkzarr.readers.segments import surface_files
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    import xarray as xr
+
+    from inkzarr.core.lazy import Readable
 
 STAGE = "flatten"
 FLAT = "flat:"
@@ -156,7 +159,7 @@ class FlattenReport:
 
 
 def flatten(
-    volume: str | PathLike[str],
+    volume: xr.DataArray | str | PathLike[str],
     surface: str | PathLike[str],
     out: str | PathLike[str],
     settings: FlattenSettings = FlattenSettings(),
@@ -168,9 +171,9 @@ def flatten(
 
     Parameters
     ----------
-    volume : str
+    volume : path, URL or xarray.DataArray
         A prediction or a scan: uint8; uint16, of which the high byte is shown; or float of 0 .. 1.
-        Local or remote.
+        Of a lazy array, such as `inkzarr.predict` gives, the chunks that the surface touches are computed.
     surface : str
         A ``.ppm`` file, a tifxyz folder, or ``flat:Z``: slice Z of a volume that is itself flattened.
     out : path
@@ -210,7 +213,7 @@ def flatten(
     ((1, 8, 9), 72)
     """
     began = time.monotonic()
-    stored, sheet, job = _prepare(str(volume), str(surface), Path(out), settings, options, storage_options)
+    stored, sheet, job = _prepare(volume, str(surface), Path(out), settings, options, storage_options)
     job.in_flight(options)
     threads = REMOTE_THREADS if is_remote(stored.url) else max(2, os.cpu_count() or 2)
     cache = ChunkCache(stored, job.shared_bytes, threads)
@@ -234,7 +237,7 @@ def flatten(
 
 
 def plan_flatten(
-    volume: str | PathLike[str],
+    volume: xr.DataArray | str | PathLike[str],
     surface: str | PathLike[str],
     out: str | PathLike[str],
     settings: FlattenSettings = FlattenSettings(),
@@ -249,7 +252,7 @@ def plan_flatten(
     InputError
         As `flatten` would.
     """
-    stored, sheet, job = _prepare(str(volume), str(surface), Path(out), settings, options, storage_options)
+    stored, sheet, job = _prepare(volume, str(surface), Path(out), settings, options, storage_options)
     touched, valid = look(sheet, settings.depth, Grid(stored.shape, stored.chunks))
     pixels = sheet.shape[0] * sheet.shape[1]
     samples = valid * pixels * (2 * settings.depth + 1)
@@ -297,20 +300,19 @@ class _Tiles:
 
 
 def _prepare(
-    volume: str,
+    volume: xr.DataArray | str | PathLike[str],
     surface: str,
     out: Path,
     settings: FlattenSettings,
     options: RunOptions,
     storage_options: dict[str, Any] | None,
-) -> tuple[StoredVolume, Surface, Job]:
+) -> tuple[Readable, Surface, Job]:
     """Open what is read, and say what is written."""
     tiles = out.with_name(f"{out.name}{TILES}")
     _check_out(out, tiles, settings, options)
-    stored = open_stored(volume, storage_options=storage_options)
-    stored.require_finished()
+    stored = open_readable(volume, storage_options=storage_options)
     if stored.dtype not in (np.uint8, np.uint16) and stored.dtype.kind != "f":
-        msg = f"{volume} holds {stored.dtype}: flatten uint8, uint16 or float of 0 .. 1"
+        msg = f"{stored.url or stored.name} holds {stored.dtype}: flatten uint8, uint16 or float of 0 .. 1"
         raise InputError(msg)
     sheet, files = _open_surface(surface, stored.shape)
     spec = VolumeSpec(
@@ -337,7 +339,7 @@ def _prepare(
         workers=max(2, os.cpu_count() or 2),
         work=lambda box: box.shape.y * box.shape.x,
         unit="pixel",
-        inputs=(volume, *([] if surface.startswith(FLAT) else [surface])),
+        inputs=tuple(filter(None, (stored.url, "" if surface.startswith(FLAT) else surface))),
     )
     return stored, sheet, job
 
@@ -369,7 +371,7 @@ def _check_out(out: Path, tiles: Path, settings: FlattenSettings, options: RunOp
         raise InputError(msg)
 
 
-def _refuse_nothing(run: Report, job: Job, sheet: Surface, stored: StoredVolume) -> None:
+def _refuse_nothing(run: Report, job: Job, sheet: Surface, stored: Readable) -> None:
     valid = run.tally.get("valid", 0)
     if valid > run.tally.get("outside", 0):
         return

@@ -7,7 +7,9 @@ part of a volume), and it is drawn as it is. Axes are in micrometres, or voxels 
 from __future__ import annotations
 
 import importlib
+import io
 from dataclasses import dataclass
+from functools import cache
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -200,11 +202,7 @@ def _levels(url: str) -> list[xr.DataArray]:
 
 def _figure(planes: list[Plane]) -> tuple[Figure, list[Axes]]:
     """A figure that no window shows, with room for some planes side by side."""
-    try:
-        kind = importlib.import_module("matplotlib.figure").Figure
-    except ImportError as error:
-        msg = 'a picture needs matplotlib: pip install "inkzarr[plot]"'
-        raise InputError(msg) from error
+    kind = _shown_figure()
     shapes = [(plane.extent[2] - plane.extent[3], plane.extent[1] - plane.extent[0]) for plane in planes]
     widths = [columns for _, columns in shapes]
     tallest = max(rows for rows, _ in shapes)
@@ -215,6 +213,24 @@ def _figure(planes: list[Plane]) -> tuple[Figure, list[Axes]]:
     )
     each = figure.subplots(1, len(planes), squeeze=False, width_ratios=widths)
     return figure, list(each[0])
+
+
+@cache
+def _shown_figure() -> type[Figure]:
+    """The class of our figures: unlike plain ones, Jupyter shows them where pyplot was not imported."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        msg = 'a picture needs matplotlib: pip install "inkzarr[plot]"'
+        raise InputError(msg) from error
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    return ShownFigure
 
 
 def _draw(axes: Axes, plane: Plane) -> None:

@@ -1,6 +1,7 @@
 """Hypothesis profiles, and where the real data lies."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,13 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real data at {REAL_DATA}: this test needs it, others use the synthetic scroll")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A browser of this machine; without one the tests fail, saying how to get it."""
+    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    path = next(filter(None, found), None)
+    if path is None:
+        pytest.fail("no Chromium: run `make browser` (Debian: apt-get install chromium), or -m 'not browser'")
+    return path

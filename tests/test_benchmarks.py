@@ -2,7 +2,18 @@
 
 import pytest
 
-from benchmarks import components, flatten, labels, learning, memory, predict, pyramid, real_labels, train
+from benchmarks import (
+    components,
+    flatten,
+    labels,
+    learning,
+    memory,
+    predict,
+    pyramid,
+    real_flatten,
+    real_labels,
+    train,
+)
 
 
 def test_the_predict_benchmark_prints_its_table(capsys):
@@ -54,6 +65,16 @@ def test_the_flatten_benchmark_prints_its_table(capsys):
         "difference: 0",
     ):
         assert line in printed
+
+
+@pytest.mark.slow
+def test_a_real_surface_is_flattened_through_a_made_up_scroll(real_data, capsys):
+    """Of tiles it checks by itself that they are scipy's."""
+    assert real_data
+    real_flatten.main(["--quick"])
+    printed = capsys.readouterr().out
+    assert "1152 x 1152 pixels" in printed
+    assert "each 1.00 times" in printed
 
 
 def test_the_components_benchmark_prints_its_tables(capsys):

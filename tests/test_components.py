@@ -1,4 +1,4 @@
-"""The stage against scipy, whatever the blocks, the workers and the interruptions; the page in a browser."""
+"""The stage against scipy, whatever the blocks, the workers and the interruptions; what it refuses."""
 
 import dataclasses
 import json
@@ -8,36 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import tifffile
 import zarr
-from click.testing import CliRunner
 from scipy import ndimage
 
-from inkzarr.cli import cli
 from inkzarr.components import ComponentSettings, components, plan_components
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.job import Job, RunOptions
-from inkzarr.core.runner import write_blocks
-from inkzarr.core.schema import CANDIDATE_COLUMNS, VolumeSpec
+from inkzarr.core.job import RunOptions
+from inkzarr.core.schema import CANDIDATE_COLUMNS
 from inkzarr.core.store import open_stored
 from inkzarr.core.volume import StoredVolume
+from tests.predictions import rows, write
 
 SHAPE = Zyx(136, 264, 264)
 EVERYWHERE = np.ones((3, 3, 3))
-CHROMIUM = "/usr/bin/chromium"
-
-
-def write(url, voxels, **options):
-    spec = VolumeSpec(Zyx(*voxels.shape), voxels.dtype, **options)
-    job = Job("predict", str(url), spec, Zyx.of(128), {"x": 1})
-    write_blocks(job, lambda box: voxels[box.slices], RunOptions(overwrite=True, json_logs=True))
-    return str(url)
 
 
 def percolating():
@@ -53,10 +42,6 @@ def percolating():
 @pytest.fixture(scope="module")
 def ink(tmp_path_factory):
     return write(tmp_path_factory.mktemp("ink") / "ink.zarr", voxels := percolating()), voxels
-
-
-def rows(path):
-    return pyarrow.parquet.read_table(path).to_pydict()
 
 
 def against_scipy(path, voxels, least, min_voxels):
@@ -282,96 +267,3 @@ def test_a_plan_writes_nothing(ink, tmp_path):
     assert "values from 128 up, 1000 voxels or more" in told
     assert "136,264,264 uint32" in told
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def lettered(tmp_path_factory):
-    """An F on a plane of constant y beyond the volume's middle, so that it is read along x; and three patches."""
-    folder = tmp_path_factory.mktemp("lettered <&>")
-    voxels = np.zeros((150, 160, 200), np.uint8)
-    voxels[30:110, 120:126, 40:50] = 250
-    voxels[30:40, 120:126, 40:90] = voxels[62:72, 120:126, 40:75] = 250
-    for at in (10, 60, 110):
-        voxels[120:140, 20 + at // 5 : 26 + at // 5, at : at + 20 + at // 5] = 200
-    url = write(folder / "ink.zarr", voxels)
-    scan = write(
-        folder / "scan.zarr", np.random.default_rng(0).integers(1, 255, voxels.shape, dtype=np.uint8)
-    )
-    command = [
-        "components",
-        url,
-        str(folder / "a.parquet"),
-        "--sheet",
-        str(folder / "a.html"),
-        "--scan",
-        scan,
-    ]
-    done = CliRunner().invoke(cli, command, catch_exceptions=False)
-    assert done.exit_code == 0
-    assert "4 components" in done.output
-    return folder, voxels
-
-
-def pictures(page):
-    import base64
-    import io
-
-    from PIL import Image
-
-    found = re.findall(r'data:image/png;base64,([^"]+)"', page)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
-
-
-def test_the_contact_sheet_needs_nothing_else_and_escapes_everything(lettered):
-    folder, voxels = lettered
-    page = (folder / "a.html").read_text(encoding="utf-8")
-    assert "http" not in page.replace("http-equiv", "")
-    assert "lettered &lt;&amp;&gt;" in page
-    assert "<&>" not in page
-    drawn = pictures(page)
-    assert len(drawn) == 4 * 5
-    face = drawn[0]
-    inked = np.argwhere(face < 128)
-    letter = face[tuple(slice(a, b + 1) for a, b in zip(inked.min(0), inked.max(0), strict=True))] < 128
-    shown = voxels[30:110, 122, 40:90][:, ::-1] > 0
-    # y grows away from the viewer, z downwards: then x grows to the left, in a right-handed space
-    assert np.mean(letter[: len(shown), : shown.shape[1]] == shown[: len(letter), : letter.shape[1]]) > 0.95
-    np.testing.assert_array_equal(drawn[2] < 128, voxels.max(1)[22:118, 32:98] > 128)
-    command = re.search(r"<code>(inkzarr export .*?)</code>", page)[1]
-    assert "--box 30:110,120:126,40:90" in command
-
-
-def test_the_contact_sheet_in_a_browser(lettered):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not Path(CHROMIUM).exists():
-        pytest.skip("no chromium on this machine")
-    folder, _ = lettered
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        faults = []
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        page.goto((folder / "a.html").as_uri())
-        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-
-        def voxels():
-            at = [head.strip() for head in page.locator("th").all_inner_texts()].index("voxels")
-            return [float(v) for v in page.locator(f"tbody td:nth-child({at + 1})").all_inner_texts()]
-
-        page.get_by_text("voxels", exact=True).click()
-        assert voxels() == sorted(voxels(), reverse=True)
-        page.locator("th", has_text="voxels").click()
-        assert voxels() == sorted(voxels())
-        browser.close()
-    assert not faults
-
-
-def test_a_component_larger_than_a_picture_is_cut(tmp_path):
-    voxels = np.zeros((40, 40, 900), np.uint8)
-    voxels[10:20, 10:30] = 200
-    url = write(tmp_path / "ink.zarr", voxels)
-    components(url, tmp_path / "a.parquet", ComponentSettings(sheet=tmp_path / "a.html"))
-    drawn = pictures((tmp_path / "a.html").read_text(encoding="utf-8"))
-    assert max(max(picture.shape) for picture in drawn) <= 384 + 2 * 8 + 1
-    assert (drawn[1] < 128).any()

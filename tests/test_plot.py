@@ -127,6 +127,7 @@ def test_refusals(scan, monkeypatch):
         plot.slice(scan, axis="w")
     with pytest.raises(InputError, match="place 150 along z is outside the volume: 0 to 149 are inside"):
         plot.slice(scan, at=150)
+    plot._shown_figure.cache_clear()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r'pip install "inkzarr\[plot\]"'):
         plot.slice(scan)
@@ -164,3 +165,16 @@ def test_labels_are_shown_as_their_ink(scan, tmp_path, monkeypatch, pixels):
 def test_plot_and_viewer_are_there_without_an_import_of_their_own():
     code = "import inkzarr; inkzarr.plot.overlay; inkzarr.viewer; from inkzarr import *; plot.slice"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_jupyter_shows_a_figure_without_pyplot(voxels):
+    """As IPython asks for it."""
+    import io
+
+    from IPython.core.formatters import DisplayFormatter
+    from PIL import Image
+
+    figure = plot.slice(xr.DataArray(voxels, dims=("z", "y", "x")))
+    shown, _ = DisplayFormatter().format(figure)
+    with Image.open(io.BytesIO(shown["image/png"])) as image:
+        assert image.size == tuple(figure.get_size_inches() * figure.dpi)

@@ -4,7 +4,6 @@ import functools
 import http.server
 import io
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -180,7 +179,7 @@ def test_remote_volumes_go_through_the_same_server(volumes):
 
 
 @pytest.mark.browser
-def test_neuroglancer_opens_a_pyramid_from_any_web_server(volumes):
+def test_neuroglancer_opens_a_pyramid_from_any_web_server(volumes, chromium):
     import neuroglancer
     from playwright.sync_api import sync_playwright
 
@@ -193,7 +192,7 @@ def test_neuroglancer_opens_a_pyramid_from_any_web_server(volumes):
             source = f"zarr://http://127.0.0.1:{server.server_port}/scan.zarr/"
             state.layers["scan"] = neuroglancer.ImageLayer(source=source)
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             page = browser.new_page(viewport={"width": 600, "height": 500})
             page.on("response", lambda one: answers.add(one.url.split("scan.zarr/")[-1]) if one.ok else None)
             page.goto(viewer.get_viewer_url())
@@ -203,13 +202,6 @@ def test_neuroglancer_opens_a_pyramid_from_any_web_server(volumes):
             browser.close()
         server.shutdown()
     assert {"0/0/0/0", "1/0/0/0"} <= answers
-
-
-def chromium():
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    if not any(found):
-        pytest.fail('no Chromium: "apt-get install chromium", or leave browsers out with -m "not browser"')
-    return next(filter(None, found))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -266,16 +258,17 @@ def test_ctrl_c_ends_the_command(volumes):
 
 
 @pytest.mark.browser
-def test_a_browser_shows_papyrus_and_ink(volumes, viewing):
+def test_a_browser_shows_papyrus_and_ink(viewing, chromium, tmp_path):
     from playwright.sync_api import sync_playwright
 
     before, elsewhere = len(viewing.served), []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1000, "height": 800})
         page.on("request", lambda one: elsewhere.append(one.url) if "//127.0.0.1:" not in one.url else None)
         page.goto(viewing.url)
         shot = wait_for_colour(page)
+        page.screenshot(path=tmp_path / "view.png")
         browser.close()
     assert [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
     assert {key.split("/")[0] for key in viewing.served[before:] if key[-1].isdigit()} == {"0", "1"}

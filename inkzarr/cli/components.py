@@ -17,7 +17,12 @@ from inkzarr.cli.options import cached, run, sort_options, writing
     "--min-voxels", type=click.IntRange(1), default=1000, show_default=True, help="Smaller ones are left out."
 )
 @click.option("--labels", metavar="LABELS.zarr", help="Also write the components' ids as a volume.")
-@click.option("--sheet", type=click.Path(), metavar="SHEET.html", help="Also write pictures of the best 100.")
+@click.option(
+    "--sheet",
+    type=click.Path(),
+    metavar="SHEET.html",
+    help="Also write a page with pictures of the best 100, and a folder SHEET of PNG files.",
+)
 @click.option("--scan", metavar="VOLUME", help="The scan, of which the sheet shows slices.")
 @writing
 @cached

@@ -15,7 +15,7 @@ import numpy as np
 from inkzarr.core.geometry import Box, Grid, Zyx
 
 if TYPE_CHECKING:
-    from inkzarr.core.volume import StoredVolume
+    from inkzarr.core.lazy import Readable
 
 Chunk = np.ndarray | None
 """The voxels of a chunk; None where all are 0."""
@@ -37,7 +37,7 @@ class ChunkCache:
 
     Parameters
     ----------
-    volume : StoredVolume
+    volume : StoredVolume or LazyVolume
         Where chunks come from.
     nbytes : int
         What decoded chunks may take; those that are being fetched come on top.
@@ -45,7 +45,7 @@ class ChunkCache:
         Chunks fetched at once.
     """
 
-    def __init__(self, volume: StoredVolume, nbytes: int, threads: int) -> None:
+    def __init__(self, volume: Readable, nbytes: int, threads: int) -> None:
         self.volume, self.nbytes, self.threads = volume, nbytes, threads
         self.grid = Grid(volume.shape, volume.chunks)
         self._token = uuid.uuid4().hex

@@ -1,5 +1,7 @@
 """The contact sheet of letter candidates: one HTML page that needs nothing else, with pictures of each.
 
+The same pictures lie beside it as PNG files, in a folder of the page's name.
+
 ::
 
     face on     from the volume's middle outwards, along the component's thinnest direction, z downwards
@@ -13,18 +15,23 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import os
+import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from inkzarr.core.candidates import covariance
+from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.picture import png, stretch
+from inkzarr.core.picture import contact_sheet, png, stretch
 from inkzarr.core.remote import without_secrets
 from inkzarr.core.runs import VOXELS, Bytes, empty_rows, find_runs, paint, project, weigh
 
@@ -44,6 +51,9 @@ LONGEST = 384
 PICTURES = ("face on", "along z", "along y", "along x", "slice")
 NUMBERS = ("length_um", "width_um", "thickness_um", "voxels", "mean", "max", "flatness", "strokes")
 OUTLINE = (220, 30, 30)
+PNG_NAME = re.compile(r"\d+_\d+\.png")
+PNG_PIXELS = 240
+"""Smaller pictures are magnified to about so many pixels in a PNG file."""
 SIDEWAYS = 0.2
 """A direction whose part across the line of sight is shorter does not say what is down."""
 
@@ -110,6 +120,22 @@ def places(table: Candidates, shape: Zyx) -> Iterator[tuple[Box, Zyx, Zyx]]:
         yield table.box(row), centre, first
 
 
+def picture_folder(path: Path) -> Path:
+    """Where the PNG files of a page lie.
+
+    Raises
+    ------
+    InputError
+        What is there holds more than such files.
+    """
+    folder = path.with_suffix("")
+    inside = folder.iterdir() if folder.is_dir() else []
+    if any(not PNG_NAME.fullmatch(file.name) for file in inside) or folder.is_file():
+        msg = f"{folder} is no folder of a contact sheet's pictures, which {path.name} would write there: "
+        raise InputError(msg + "choose another name")
+    return folder
+
+
 def write_page(
     path: Path,
     table: Candidates,
@@ -117,7 +143,7 @@ def write_page(
     prediction: StoredVolume,
     scan: StoredVolume | None = None,
 ) -> None:
-    """Write the page; it appears only once it is whole, and replaces what was there.
+    """Write the page and its `picture_folder`; they appear only once they are whole, and replace others.
 
     Parameters
     ----------
@@ -126,17 +152,33 @@ def write_page(
     table : Candidates
         All of them, the best first.
     pictures : iterable of lists of bytes
-        What `Viewer` draws of each of the table's `places`.
+        What `Viewer` draws of each of the table's `places`; rank and id are the name of its PNG file.
     prediction, scan : StoredVolume
         What the pictures show.
     """
+    folder = picture_folder(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    drawn = path.with_name(f"{folder.name}.{os.getpid()}.partial")
+
+    def kept() -> Iterator[list[bytes]]:
+        for row, each in enumerate(pictures):
+            planes = [np.asarray(Image.open(io.BytesIO(data))) for data in each]
+            larger = [max(1, PNG_PIXELS // max(plane.shape)) for plane in planes]
+            shown = [plane.repeat(n, 0).repeat(n, 1) for plane, n in zip(planes, larger, strict=True)]
+            contact_sheet([shown], [PICTURES]).save(drawn / f"{row + 1:03}_{table['id'][row]}.png")
+            yield each
+
     try:
+        drawn.mkdir()
         with partial.open("w", encoding="utf-8") as file:
-            file.writelines(page(table, pictures, prediction, scan))
+            file.writelines(page(table, kept(), prediction, scan))
         partial.replace(path)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        drawn.replace(folder)
     finally:
         partial.unlink(missing_ok=True)
+        shutil.rmtree(drawn, ignore_errors=True)
 
 
 def page(
@@ -150,7 +192,7 @@ def page(
     title = f"Letter candidates of {prediction.name}"
     seen = f"the scan {scan.name}" if scan else "the prediction"
     heads = "".join(f"<th>{name}</th>" for name in ("rank", "id", "score"))
-    heads += "".join(f'<th class="still">{name}</th>' for name in PICTURES)
+    heads += "".join(f'<th class="still">{name}</th>' for name in (*PICTURES, "look closer"))
     heads += "".join(f"<th>{name.replace('_', ' ')}</th>" for name in (*"zyx", *NUMBERS))
     yield (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
@@ -163,7 +205,7 @@ def page(
         "downwards. Along z, y, x: maximum projections; the candidate is black, all else grey. "
         f"Slice: {html.escape(seen)} at the centroid's z, the candidate outlined.</p>\n"
         f"<details><summary>How it was made</summary><pre>{html.escape(json.dumps(table.lineage, indent=1))}"
-        f'</pre></details>\n<table><thead><tr>{heads}<th class="still">look closer</th></tr></thead><tbody>\n'
+        f"</pre></details>\n<table><thead><tr>{heads}</tr></thead><tbody>\n"
     )
     for row, drawn in enumerate(pictures):
         yield _row(table, row, drawn, without_secrets(prediction.url))
@@ -176,10 +218,11 @@ def _row(table: Candidates, row: int, pictures: list[bytes], url: str) -> str:
     for name, picture in zip(PICTURES, pictures, strict=True):
         data = base64.b64encode(picture).decode()
         cells.append(f'<td><img alt="{name} of {number}" src="data:image/png;base64,{data}"></td>')
+    command = shlex.join(["inkzarr", "export", url, f"candidate{number}.nrrd", "--box", str(table.box(row))])
+    cells.append(f"<td><code>{html.escape(command)}</code></td>")
     cells += [f"<td>{table[name][row]:.0f}</td>" for name in "zyx"]
     cells += [_number(table[name][row]) for name in NUMBERS]
-    command = shlex.join(["inkzarr", "export", url, f"candidate{number}.nrrd", "--box", str(table.box(row))])
-    return f"<tr>{''.join(cells)}<td><code>{html.escape(command)}</code></td></tr>\n"
+    return f"<tr>{''.join(cells)}</tr>\n"
 
 
 def _number(value: Any) -> str:  # noqa: ANN401
@@ -246,7 +289,7 @@ table { border-collapse: collapse } td, th { border: 1px solid #ccc; padding: 4p
 th { background: #eee; position: sticky; top: 0; cursor: pointer; max-width: 5em }
 th.still { cursor: default } th[data-way="1"]::after { content: " \\25B2" }
 th[data-way="-1"]::after { content: " \\25BC" }
-img { height: 120px; min-width: 12px; max-width: 170px; object-fit: contain; image-rendering: pixelated }
+img { height: 110px; min-width: 12px; max-width: 150px; object-fit: contain; image-rendering: pixelated }
 code { font-size: 11px; user-select: all; display: block; width: 15em; text-align: left;
  overflow-wrap: anywhere }
 pre { white-space: pre-wrap }

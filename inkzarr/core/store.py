@@ -20,12 +20,15 @@ from zarr.errors import NodeNotFoundError, ZarrUserWarning
 
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Zyx
+from inkzarr.core.lazy import LazyVolume, Readable
 from inkzarr.core.ome import Level, read_levels, write_levels
 from inkzarr.core.remote import is_refusal, is_remote, open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, COUNT, DIMS, INK, LINEAGE, VolumeSpec
 from inkzarr.core.volume import NUMBERS, StoredVolume, own_voxel_size
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from zarr.abc.store import Store
 
 LARGEST_CHUNK = 2**32
@@ -67,6 +70,17 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
         raise InputError(msg)
     array = node.get(levels[level].path)
     return StoredVolume(url, _check_array(array, url), levels[level], tuple(levels), attributes)
+
+
+def open_readable(
+    volume: xr.DataArray | str | PathLike[str], *, storage_options: dict[str, Any] | None = None
+) -> Readable:
+    """What is given as a lazy array or by its URL, for reading by the box; finished, or refused."""
+    if isinstance(volume, xr.DataArray):
+        return LazyVolume(volume)
+    stored = open_stored(str(volume), storage_options=storage_options)
+    stored.require_finished()
+    return stored
 
 
 def open_all(
