@@ -321,7 +321,8 @@ def _prepare(
     if settings.sheet is not None:
         _refuse_name(Path(settings.sheet), PAGE, "the contact sheet")
         pictures = picture_folder(Path(settings.sheet))
-        refuse_inside(str(pictures), tuple(filter(None, (prediction, settings.scan, settings.labels))))
+        read = (prediction, settings.scan, settings.labels)
+        refuse_inside(str(pictures), [str(one) for one in read if one])
     inputs = (prediction, *([os.fspath(settings.scan)] if settings.scan else []))
     for file in filter(None, (out, settings.sheet)):
         refuse_inside(str(file), inputs)

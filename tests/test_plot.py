@@ -177,4 +177,4 @@ def test_jupyter_shows_a_figure_without_pyplot(voxels):
     figure = plot.slice(xr.DataArray(voxels, dims=("z", "y", "x")))
     shown, _ = DisplayFormatter().format(figure)
     with Image.open(io.BytesIO(shown["image/png"])) as image:
-        assert image.size == tuple(figure.get_size_inches() * figure.dpi)
+        assert np.asarray(image.convert("L")).std() > 20
