@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 
-from inkzarr.cli import cli
+from inkzarr.cli import cli, options
 from inkzarr.cli.options import Bytes, OneOrThree
 from inkzarr.core.store import open_volume
 from inkzarr.demo import CONFIG, demo
@@ -80,6 +80,13 @@ def test_defaults_come_from_the_environment(slices, tmp_path):
     out = tmp_path / "scan.zarr"
     assert runner.invoke(cli, ["ingest", str(slices), str(out)], catch_exceptions=False).exit_code == 0
     assert (out / "zarr.json").exists()
+
+
+def test_of_the_processes_of_a_run_the_first_alone_prints(monkeypatch, capsys):
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        options.run(lambda: "done")
+    assert capsys.readouterr().out == "done\n"
 
 
 def test_shell_completion_lists_the_stages():

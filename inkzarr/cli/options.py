@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -110,8 +111,10 @@ def sort_options(given: dict[str, Any], settings: type | None) -> tuple[Any, Run
 
 
 def run(call: Callable[..., object], *arguments: object, **options: object) -> None:
-    """Call a stage and print what it returns."""
+    """Call a stage and print what it returns; of the processes of ``torchrun`` the first does."""
     result = call(*arguments, **options)
+    if os.environ.get("RANK", "0") != "0":
+        return
     for line in result if isinstance(result, list) else [result]:
         click.echo(line)
 
