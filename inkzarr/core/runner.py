@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
+from inkzarr.core.buffer import write_voxels
 from inkzarr.core.errors import BlocksFailedError, DiskError, InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
@@ -179,7 +180,7 @@ class _Task:
             whole = np.zeros(box.shape, array.dtype)
             whole[inner.within(box)] = voxels
             voxels = whole
-        array[box.slices] = voxels
+        write_voxels(array, box.slices, voxels)
         return BlockRecord.of(box, voxels, Zyx(*array.chunks), tally)
 
 
