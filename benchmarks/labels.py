@@ -29,13 +29,14 @@ import numpy as np
 import zarr
 from scipy.spatial.distance import cdist
 
-from inkzarr.core.geometry import Grid, Zyx
+from inkzarr.core.buckets import Rule
+from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.job import Computed, Job, RunOptions
 from inkzarr.core.labelled import open_label_arrays
 from inkzarr.core.patches import Patches
 from inkzarr.core.runner import write_blocks
 from inkzarr.core.schema import VolumeSpec
-from inkzarr.core.voting import vote
+from inkzarr.core.votes import Ballot, PointTile
 from inkzarr.labels import LabelSettings, labels
 from inkzarr.patches import PatchSettings, find_windows, patches
 from inkzarr.split import SplitSettings, choose
@@ -68,6 +69,29 @@ def seconds(call, repeat=1):
     return best
 
 
+def kernel_rates(work, shape):
+    """Pixels a second, by footprint and threads, each of which votes into arrays of its own."""
+    rates, size, cores = {}, sum(one.values.size for one in work), os.cpu_count() or 1
+    ballots = [Ballot(Box.whole(shape), shared=False, pixels=0) for _ in range(cores)]
+    parts = [work[at::cores] for at in range(cores)]
+    with ThreadPoolExecutor(cores) as pool:
+        for name, box in (("box", True), ("ray", False)):
+            rule = Rule(DEPTH, box, Grid(shape, shape))
+
+            def kernel(ballot, some, rule=rule):
+                for one in some:
+                    ballot.cast(one, np.array([[0, one.used.shape[1]]]), 1, rule)
+
+            list(pool.map(kernel, ballots, parts))
+            alone = seconds(lambda: kernel(ballots[0], work), 3)
+            together = seconds(lambda: list(pool.map(kernel, ballots, parts)), 3)
+            rates |= {
+                f"kernel, 1 thread, {name}": size / alone,
+                f"kernel, {cores} threads, {name}": size / together,
+            }
+    return rates
+
+
 def bench_labels(edge: int, sample: int) -> None:
     scroll = SyntheticScroll(shape=(edge, edge, edge))
     with tempfile.TemporaryDirectory() as folder:
@@ -81,36 +105,18 @@ def bench_labels(edge: int, sample: int) -> None:
         first, painted = tiles[-1], values[-1]
         total, count = np.zeros(scroll.shape, np.int64), np.zeros(scroll.shape, np.int64)
         arguments = [first.points[:, part], first.normals[:, part], painted[:, part], total, count]
-        loop = arguments[2].size / seconds(lambda: double_loop(*arguments))
+        loop = arguments[2].size / seconds(lambda: double_loop(*arguments), 3)
         rates = {"Python double loop, in memory, box": loop}
-        votes = np.zeros(math.prod(scroll.shape), np.int64)
-        nobody = (np.zeros(1, np.int64), np.zeros(1, np.int32), 0)
-        for name, box in (("box", True), ("ray", False)):
-
-            def kernel(tile_values, box=box):
-                tile, value = tile_values
-                place = (0, 0, 0), tuple(scroll.shape)
-                vote(tile.points, tile.normals, value, tile.valid, (4.0, box), *place, (votes, *nobody))
-
-            work = [
-                (
-                    type(tile)(*(np.ascontiguousarray(a[:, at : at + 64]) for a in tile)),
-                    value[:, at : at + 64],
-                )
-                for tile, value in zip(tiles, values, strict=True)
-                for at in range(0, value.shape[1], 64)
-            ]
-            kernel(work[0])
-            size = sum(value.size for _, value in work)
-            rates[f"kernel, 1 thread, {name}"] = size / seconds(lambda: [kernel(one) for one in work], 3)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                rates[f"kernel, {os.cpu_count()} threads, {name}"] = size / seconds(
-                    lambda: list(pool.map(kernel, work)), 3
-                )
+        work = [
+            PointTile(*(np.ascontiguousarray(a[:, at : at + 64]) for a in (*tile[:2], value, tile.valid)))
+            for tile, value in zip(tiles, values, strict=True)
+            for at in range(0, value.shape[1], 64)
+        ]
+        rates |= kernel_rates(work, Zyx.of(scroll.shape))
         for name in ("box", "ray"):
             settings = LabelSettings(shape=Zyx.of(scroll.shape), skip_blank=0, footprint=name)
             place = home / "paths", home / "inklabels", home / "labels.zarr", settings
-            took = seconds(lambda: labels(*place, RunOptions(overwrite=True)), 2)
+            took = seconds(lambda: labels(*place, RunOptions(overwrite=True)), 3)
             rates[f"whole stage, Zarr written, {name}"] = pixels / took
     print(f"\nlabels: {len(found)} segments, {pixels} pixels, {scroll.shape}")
     for name, rate in rates.items():

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -33,3 +34,17 @@ def chromium() -> str:
     if path is None:
         pytest.fail("no Chromium: run `make browser` (Debian: apt-get install chromium), or -m 'not browser'")
     return path
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory):
+    """Two bent segments that overlap, one of which leaves the volume."""
+    from tests.labelling import curved, segment
+
+    folder, rng = tmp_path_factory.mktemp("two"), np.random.default_rng(5)
+    parts = []
+    for name, middle in (("10", (70, 75, 68)), ("20", (100, 80, 120))):
+        points, normals, valid = curved(rng, 75, 140, middle=middle)
+        values = rng.integers(0, 256, valid.shape, "uint8") * (rng.random(valid.shape) < 0.7).astype("uint8")
+        parts.append(segment(folder, name, points, normals, valid, values))
+    return folder, parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from inkzarr.core.buckets import TILE, Buckets, Rule, Tile
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed
-from inkzarr.core.voting import GROUP_SHIFT, finish, settle, vote
+from inkzarr.core.voting import GROUP_SHIFT, MOST_PIXELS, OVERHANG, finish, settle, vote
 
 BATCH = 1 << 19
 """Pixels whose points a block holds at once."""
@@ -72,11 +73,10 @@ class VotedBlock:
         """``ink`` (uint8) and ``count`` (uint16) of `box`."""
         ink, count = np.zeros(box.shape, np.uint8), np.zeros(box.shape, np.uint16)
         tally = dict.fromkeys(TALLY, 0)
-        for cell, votes, conflicts in count_votes(list(self.tiles), box, self.rule):
-            place = cell.within(box)
-            labelled, painted, cast = finish(votes, ink[place], count[place])
-            for name, n in zip(tally, (labelled, painted, conflicts, cast), strict=True):
-                tally[name] += int(n)
+        for ballot in count_votes(list(self.tiles), box, self.rule):
+            place = ballot.box.within(box)
+            for name, n in zip(TALLY, ballot.close(ink[place], count[place]), strict=True):
+                tally[name] += n
         return Computed((ink, count), tally)
 
 
@@ -84,38 +84,55 @@ class VotedBlock:
 class Ballot:
     """The votes for the voxels of one cell.
 
+    ::
+
+        votes  of the segment that voted last in a group of voxels     turn   its number, 0: none yet
+        total  of the segments before it                               mixed  whether there are any
+
+    `votes` and `total` hold a number a voxel, see `inkzarr.core.voting.COUNT_SHIFT`, `turn` and `mixed` one
+    a group; where only one segment votes, `total` is empty. A segment of more than 67 million pixels in
+    one cell is settled now and then: of it alone, the conflicts may be miscounted.
+
     Parameters
     ----------
     box : Box
         The cell.
     shared : bool
         Whether several segments vote.
+    pixels : int
+        How many may vote, at most.
     """
 
     box: Box
     shared: bool
+    pixels: int
 
     def __post_init__(self) -> None:
-        size, others = self.box.shape.volume, self.box.shape.volume if self.shared else 0
-        self._votes, self._total = _spare.take(size, np.int64), _spare.take(others, np.int64)
-        self._turn = _spare.take(-(-others >> GROUP_SHIFT), np.int32)
+        self._cast = 0
+        size = self.box.shape.volume
+        groups = -(-size >> GROUP_SHIFT)
+        self._arrays = (
+            _spare.take(size + OVERHANG, np.int64),
+            _spare.take(size if self.shared or self.pixels > MOST_PIXELS else 0, np.int64),
+            _spare.take(groups, np.int32),
+            _spare.take(groups, np.bool_),
+        )
 
-    def cast(self, tile: PointTile, who: int, rule: Rule) -> None:
-        """Count the votes of a tile; those of one segment come together."""
-        ballot = (self._votes, self._total, self._turn, who if self.shared else 0)
+    def cast(self, tile: PointTile, columns: Ints, who: int, rule: Rule) -> None:
+        """Count the votes of some columns of a tile; those of one segment come together."""
+        pixels = len(tile.used) * int((columns[:, 1] - columns[:, 0]).sum())
+        if self._cast + pixels > MOST_PIXELS:
+            settle(*self._arrays)
+            self._cast = 0
+        self._cast += pixels
         start, shape = tuple(self.box.start), tuple(self.box.shape)
-        vote(tile.points, tile.normals, tile.values, tile.used, rule.footprint, start, shape, ballot)
+        vote(*tile, columns, rule.footprint, start, shape, (*self._arrays, who))
 
-    def close(self) -> tuple[Ints, int]:
-        """The votes of all segments, z y x, to be cleared; and how many voxels they disagree about."""
-        if not self.shared:
-            return self._votes.reshape(self.box.shape), 0
-        conflicts = settle(self._votes, self._total, self._turn)
-        return self._total.reshape(self.box.shape), int(conflicts)
-
-    def give_back(self) -> None:
-        """Let another cell have the arrays, once the votes are cleared."""
-        _spare.give(self._votes, self._total, self._turn)
+    def close(self, ink: Bytes, count: NDArray[np.uint16]) -> tuple[int, ...]:
+        """Fill in the stored arrays of the cell, 0 on entry; what `TALLY` names."""
+        labelled, painted, conflicts, cast = map(int, finish(*self._arrays, ink, count))
+        _spare.give(*self._arrays)
+        return labelled, painted, conflicts if self.shared else 0, cast
 
 
 class _Spare(threading.local):
@@ -156,28 +173,40 @@ class PointTile(NamedTuple):
     used: Bools
 
 
-def count_votes(tiles: list[Tile], box: Box, rule: Rule) -> Iterator[tuple[Box, Ints, int]]:
-    """The votes for the cells of a box: each cell's box, its votes, z y x, and its conflicts.
-
-    The votes must be cleared before the next cell is asked for, as `finish` does.
-    """
+def count_votes(tiles: list[Tile], box: Box, rule: Rule) -> Iterator[Ballot]:
+    """The votes for the cells of a box, each to be closed before the next is asked for."""
     voters: dict[int, set[int]] = {}
+    pixels: Counter[int] = Counter()
     for tile in tiles:
         for cell in tile.cells:
             voters.setdefault(cell, set()).add(tile.segment)
+            pixels[cell] += tile.rows * tile.cols
     counts = rule.grid.counts
     boxes = {cell: rule.grid.box(Zyx(*map(int, np.unravel_index(cell, counts)))) for cell in voters}
-    ballots = {cell: Ballot(boxes[cell].clip(box), len(voters[cell]) > 1) for cell in sorted(voters)}
+    ballots = {
+        cell: Ballot(boxes[cell].clip(box), len(voters[cell]) > 1, pixels[cell]) for cell in sorted(voters)
+    }
     who = {segment: at for at, segment in enumerate(sorted({tile.segment for tile in tiles}), start=1)}
     for batch in _batches(tiles):
         for run in _runs(batch):
             points = _read(run)
-            for cell in sorted({cell for tile in run for cell in tile.cells}):
-                ballots[cell].cast(points, who[run[0].segment], rule)
-    for ballot in ballots.values():
-        votes, conflicts = ballot.close()
-        yield ballot.box, votes, conflicts
-        ballot.give_back()
+            for cell, columns in _columns(run).items():
+                ballots[cell].cast(points, columns, who[run[0].segment], rule)
+    yield from ballots.values()
+
+
+def _columns(run: list[Tile]) -> dict[int, Ints]:
+    """By cell, which columns of a run vote into it: first ones, and those past the last, side by side."""
+    parts: dict[int, list[list[int]]] = {}
+    for tile in run:
+        first = tile.col - run[0].col
+        for cell in tile.cells:
+            of = parts.setdefault(cell, [])
+            if of and of[-1][1] == first:
+                of[-1][1] += tile.cols
+            else:
+                of.append([first, first + tile.cols])
+    return {cell: np.array(of, np.int64) for cell, of in parts.items()}
 
 
 def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
