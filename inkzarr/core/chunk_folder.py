@@ -76,6 +76,13 @@ class ChunkFolder:
             self._sweep()
         self._puts += 1
 
+    def forget(self, key: str) -> None:
+        """Delete what is kept of a key, or of parts of it: it does not decode."""
+        whole = self._file(key)
+        for file in [whole, *whole.parent.glob(f"{whole.name}-*")]:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
     def _sweep(self) -> None:
         """Delete what was not used for longest, until a tenth is free."""
         found = []
@@ -94,8 +101,11 @@ class ChunkFolder:
                 total -= nbytes
 
     def _file(self, name: str) -> Path:
-        digest = hashlib.sha256(f"{self.place}\n{name}".encode()).hexdigest()
-        return Path(self.path, digest[:2], digest[2:])
+        """A name is a key, or a key and, after a space, a part of it."""
+        key, *part = name.split(" ", 1)
+        digest = hashlib.sha256(f"{self.place}\n{key}".encode()).hexdigest()
+        parts = (f"-{hashlib.sha256(one.encode()).hexdigest()[:16]}" for one in part)
+        return Path(self.path, digest[:2], "".join([digest[2:], *parts]))
 
 
 def _checksum(body: bytes) -> bytes:

@@ -193,8 +193,17 @@ class StoredVolume:
             raise
         except Exception as error:
             if tries > 1:
+                self._forget(key)
                 return self._decode(key, tries - 1)
             raise fault_of(self.url)(self._name_bad_chunk(key, error)) from error
+
+    def _forget(self, key: tuple[slice, ...]) -> None:
+        """Let go of the chunks that are kept on a disk, of which one is not sound."""
+        kept = getattr(self.array.store, "kept", None)
+        if kept is None:
+            return
+        for index in Grid(self.shape, self.chunks).indices(self._region(key)):
+            kept.forget(f"{self.array.path}/{self.chunk_key(index)}".lstrip("/"))
 
     def _get(self, key: tuple[slice, ...]) -> np.ndarray:
         voxels = np.asarray(self.array[key], dtype=self.dtype)

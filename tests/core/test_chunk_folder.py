@@ -81,6 +81,17 @@ def test_a_fault_is_not_kept(web, tmp_path, monkeypatch):
     assert (open_volume(f"{web.url}/scan", storage_options=options) == web.voxels).all()
 
 
+@pytest.mark.parametrize(("name", "key"), [("scan", "0.0.0"), ("shards", "c/0/0/0")])
+def test_what_does_not_decode_is_not_kept(web, tmp_path, name, key):
+    """A proxy's page with status 200, at first in place of the chunk, then in place of the fetch again."""
+    options = {"cache": str(tmp_path / "kept")}
+    for faults in (["html", "html", "fine"], ["fine"]):
+        web.faults[f"{name}/{key}"] = faults
+        web.asked.clear()
+        assert (open_volume(f"{web.url}/{name}", storage_options=options) == web.voxels).all()
+    assert web.asked[f"{name}/{key}"] == 0, "now it is kept"
+
+
 def test_the_folder_stays_small(tmp_path, monkeypatch):
     monkeypatch.setattr(chunk_folder, "SWEEP_EVERY", 1)
     kept = ChunkFolder(str(tmp_path), "https://host/scan", most=10_000)
