@@ -33,7 +33,7 @@ from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import CHUNK, DEFAULT_VOXEL_SIZE_UM, VolumeSpec
 from inkzarr.core.sheet_file import refuse_name, write_sheet
 from inkzarr.core.store import open_readable, open_stored
-from inkzarr.core.strips import Reduce, look, sample_strip, to_bytes
+from inkzarr.core.strips import OPAQUE, Reduce, look, pixel_spacing, sample_strip, to_bytes, told_scale
 from inkzarr.core.surface import Surface, flat_surface, open_surface
 from inkzarr.readers.checksums import checksums
 from inkzarr.readers.segments import surface_files
@@ -57,7 +57,6 @@ REMOTE_THREADS = 16
 BYTES_A_PIXEL = 600
 """Of a strip: points, normals, and what they are interpolated from."""
 LARGEST_DEPTH = 256
-OPAQUE = 255
 SECONDS_A_SAMPLE, SECONDS_A_BYTE = 2e-8, 2e-9
 """On one core, for the time that a plan tells."""
 
@@ -127,6 +126,8 @@ class FlattenReport:
         Tiles and time.
     valid, outside : int
         Pixels with a place; those of them of which no sample lies in the volume.
+    spacing : tuple of float
+        Voxels from a pixel to the one below and to the one beside it, medians; about 1 in a right surface.
     needed, fetched : int
         Chunks that samples touch, and how often one was read; chunks known to be empty are not counted.
     seconds : float
@@ -138,6 +139,7 @@ class FlattenReport:
     run: Report
     valid: int
     outside: int
+    spacing: tuple[float, float]
     needed: int
     fetched: int
     seconds: float
@@ -152,6 +154,7 @@ class FlattenReport:
             [
                 f"{self.out}: {rows} x {columns} pixels, {layers} layer{'s' * (layers > 1)}",
                 f"pixels  {self.valid} valid{outside}",
+                *filter(None, [told_scale(self.spacing)]),
                 f"chunks  {self.needed} read{ratio}",
                 f"tiles   {self.run.blocks}{before} in {duration(self.seconds)}",
             ]
@@ -230,10 +233,9 @@ def flatten(
     _write_sheet(job, Path(out), settings, stored.voxel_size_um)
     shutil.rmtree(job.out)
     chunks = [count for name, count in run.tally.items() if name.startswith("chunk ")]
-    shape = (settings.layers, *sheet.shape)
-    valid, outside = run.tally.get("valid", 0), run.tally.get("outside", 0)
-    seconds = time.monotonic() - began
-    return FlattenReport(str(out), shape, run, valid, outside, len(chunks), sum(chunks), seconds)
+    pixels = run.tally.get("valid", 0), run.tally.get("outside", 0), pixel_spacing(sheet)
+    shape, seconds = (settings.layers, *sheet.shape), time.monotonic() - began
+    return FlattenReport(str(out), shape, run, *pixels, len(chunks), sum(chunks), seconds)
 
 
 def plan_flatten(
@@ -322,8 +324,7 @@ def _prepare(
         zarr_format=3,
         shard=settings.block,
     )
-    rules = asdict(settings)
-    del rules["block"]
+    rules = {name: value for name, value in asdict(settings).items() if name != "block"}
     told = {"volume": stored.identity, "surface": files, "settings": rules}
     width = min(settings.block, sheet.shape[1])
     cache = min(CACHE_BYTES, stored.shape.volume * stored.dtype.itemsize)

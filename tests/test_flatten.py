@@ -18,7 +18,7 @@ from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.lazy import LazyVolume
 from inkzarr.core.store import open_stored
 from inkzarr.core.strips import sample_strip, to_bytes
-from inkzarr.core.surface import SurfaceTile, flat_surface, open_surface, write_ppm
+from inkzarr.core.surface import SurfaceTile, flat_surface, open_surface, write_ppm, write_tifxyz
 from inkzarr.flatten import FlattenSettings, flatten
 from inkzarr.labels import LabelSettings, labels
 from inkzarr.testing.synthetic import SyntheticScroll
@@ -105,6 +105,17 @@ def test_floats_are_probabilities(tmp_path):
         InputError, match=r"w.zarr holds 300: a volume of floats is flattened where it is 0 \.\. 1"
     ):
         flatten(tmp_path / "w.zarr", "flat:2", tmp_path / "b.png")
+
+
+@pytest.mark.parametrize(("scale", "told"), [((0.25, 0.25), False), ((0.5, 0.125), True)])
+def test_a_wrong_scale_is_told(tmp_path, scale, told):
+    """As in published surfaces: pixels would not be voxels, and their size in the file not true."""
+    stored_volume(tmp_path)
+    points = np.stack(np.broadcast_arrays(20.0, *np.mgrid[0:48:4, 0:56:4].astype(float)), -1)
+    write_tifxyz(tmp_path / "s.tifxyz", points, scale=scale)
+    report = flatten(tmp_path / "v.zarr", tmp_path / "s.tifxyz", tmp_path / "a.png", FlattenSettings(depth=1))
+    assert report.spacing == pytest.approx((4 * scale[1], 4 * scale[0]))
+    assert ("pixels lie 0.5 x 2 voxels apart, not 1: the surface's scale is off" in str(report)) == told
 
 
 def test_labels_come_back(tmp_path):

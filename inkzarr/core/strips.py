@@ -31,6 +31,10 @@ MOST_VOXELS = 1 << 22
 OPAQUE = 255
 LOOK_EVERY = 64
 """Pixels between those that a plan looks at."""
+SCALE_OFF = 1.25
+"""Times that pixels may be nearer or farther than a voxel without a word."""
+ROW_PAIRS = 16
+"""Of which the distance between pixels is measured."""
 
 
 def sample_strip(
@@ -132,6 +136,36 @@ def look(surface: Surface, depth: int, grid: Grid) -> tuple[int, float]:
         at = at[((at >= 0) & (at < grid.shape)).all(-1)]
         touched[tuple((at // grid.cell).astype(np.int64).T)] = True
     return int(np.count_nonzero(touched)), valid / seen
+
+
+def pixel_spacing(surface: Surface) -> tuple[float, float]:
+    """Voxels from a pixel to the one below it and to the one beside it: medians of a few rows; else nan.
+
+    Examples
+    --------
+    >>> from inkzarr.core.surface import flat_surface
+    >>> pixel_spacing(flat_surface((4, 5), z=1))
+    (1.0, 1.0)
+    """
+    rows = np.linspace(0, max(0, surface.shape[0] - 2), ROW_PAIRS).astype(int)
+    tiles = [surface.tile(slice(row, row + 2), slice(0, surface.shape[1])) for row in np.unique(rows)]
+    medians = []
+    for axis in (0, 1):
+        steps = []
+        for tile in tiles:
+            points, valid = (np.moveaxis(array, axis, 0) for array in (tile.points, tile.valid))
+            steps.append(np.linalg.norm(np.diff(points, axis=0), axis=-1)[valid[1:] & valid[:-1]])
+        known = np.concatenate(steps)
+        medians.append(float(np.median(known)) if known.size else np.nan)
+    return medians[0], medians[1]
+
+
+def told_scale(spacing: tuple[float, float]) -> str:
+    """A line where pixels are no voxels, so that their size in the file is not true; else nothing."""
+    if all(1 / SCALE_OFF <= far <= SCALE_OFF or np.isnan(far) for far in spacing):
+        return ""
+    apart = f"{spacing[0]:.2g} x {spacing[1]:.2g} voxels apart"
+    return f"scale   pixels lie {apart}, not 1: the surface's scale is off"
 
 
 def _patches(
