@@ -153,7 +153,7 @@ def pixel_spacing(surface: Surface) -> tuple[float, float]:
     for axis in (0, 1):
         steps = []
         for tile in tiles:
-            points, valid = (np.moveaxis(array, axis, 0) for array in (tile.points, tile.valid))
+            points, valid = np.moveaxis(tile.points, axis, 0), np.moveaxis(tile.valid, axis, 0)
             steps.append(np.linalg.norm(np.diff(points, axis=0), axis=-1)[valid[1:] & valid[:-1]])
         known = np.concatenate(steps)
         medians.append(float(np.median(known)) if known.size else np.nan)
