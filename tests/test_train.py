@@ -24,6 +24,7 @@ from inkzarr.nn.config import Augment, read_config
 from inkzarr.nn.gradients import Gradients
 from inkzarr.nn.loop import schedule
 from inkzarr.nn.unet import UNet3D
+from inkzarr.train import train
 from tests.learned import make, run, settings
 
 HERE = Path(__file__).parent
@@ -140,13 +141,21 @@ def test_steps_without_labels_are_skipped_and_counted(home, tmp_path):
     config = settings(
         home, jitter=0, batch=1, epochs=1, network={"f_maps": 4, "levels": 2}, augment=Augment.off()
     )
-    from inkzarr.train import train
-
     report = train(
         home / "scan.zarr", home / "labels.zarr", tmp_path / "some.parquet", tmp_path / "run", config
     )
     assert report.skipped == 3
     assert np.isfinite(report.loss)
+
+
+def test_an_epoch_without_any_label_is_not_the_best(home, tmp_path):
+    write_patches(tmp_path / "none.parquet", Patches(np.array([[0, 0, 0]] * 4), window=Zyx(4, 4, 4)))
+    small = {"jitter": 0, "network": {"f_maps": 4, "levels": 2}, "augment": Augment.off()}
+    config = settings(home, epochs=1, valid_patches=None, **small)
+    place = home / "scan.zarr", home / "labels.zarr", tmp_path / "none.parquet"
+    assert train(*place, tmp_path / "run", config).skipped == 2
+    assert (tmp_path / "run" / "last.pt").exists()
+    assert not (tmp_path / "run" / "best.pt").exists()
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

@@ -147,7 +147,8 @@ def fit(  # noqa: PLR0913, PLR0915, C901 - one loop, to be read from top to bott
                 net = prepare(model) if device.type == "cpu" else model
                 score, told = task.score(net, processes)
                 loss = _mean(task, run.tally)
-                score = -loss if score is None else score
+                unscored = -loss if run.tally.weights[0] else -math.inf
+                score = unscored if score is None else score
                 about = {**lineage, "epoch": str(epoch), "step": str(run.step)}
                 folder.checkpoint(model, task.normalisation, about, better=score > run.best)
                 if processes.first:
