@@ -1,7 +1,8 @@
 """Predict ink: a network over overlapping windows of a volume, blended into probabilities.
 
-Blocks are independent: each runs all windows that touch it, from one read of the block and its halo,
-always in the same order, so that the bytes do not depend on how the volume was cut::
+Each block runs the windows that touch it, from one read of the block and its halo, always in the same
+order, so that the bytes do not depend on how the volume was cut; what is read and summed up already for the
+next block along z is left to it, where it is computed in the same process::
 
     read    [<- halo ->[ block ]<- halo ->]     windows: every multiple of the stride
     run      [====][====][====]                 layer by layer along z, a window's depth of sums at a time
@@ -10,9 +11,7 @@ always in the same order, so that the bytes do not depend on how the volume was 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from inkzarr.core.blending import Blend, windows_in_air
+from inkzarr.core.blending import Blend
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Windows, Zyx, cut_axis
 from inkzarr.core.job import Job, Plan, Report, RunOptions
@@ -29,17 +28,18 @@ from inkzarr.core.progress import duration, size
 from inkzarr.core.runner import plan_blocks, unfinished, write_blocks
 from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, VERSION, VolumeSpec
 from inkzarr.core.store import open_stored
-from inkzarr.core.volume import NUMBERS, StoredVolume
+from inkzarr.core.volume import NUMBERS
 from inkzarr.nn.checkpoint import Checkpoint
+from inkzarr.nn.columns import Columns
 from inkzarr.nn.engine import Engine, cached_engine
 from inkzarr.nn.sliding import predict_block
+from inkzarr.nn.sums import Sums
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from torch import nn
 
-BLOCK = 512
 MOST_LAZY_BLOCKS = 8192
 BLOCKS_IN_FLIGHT = 2
 """One computes while the other reads or writes."""
@@ -58,7 +58,8 @@ class PredictSettings:
     blend : str
         ``gaussian`` or ``constant``.
     block : int or (z, y, x) or None
-        Voxels computed at once, which changes no voxel; None is 512; where lazy see `predict`.
+        Voxels computed at once, which changes no voxel; None is a layer of chunks, as wide as the memory
+        allows, up to 1024 x 1024; where lazy see `predict`.
     batch : int or None
         Windows run at once; None is one a thread on a CPU, 4 on a GPU.
     air : float
@@ -157,7 +158,8 @@ def predict(
         block = Box(start, stop)
         held = Zyx(*(max(0, a - low) for a, (low, _) in zip(start, halos, strict=True)))
         seen = windows.reach(block).clip(Box.whole(shape)).shift(held, sign=-1)
-        return predict_block(voxels[seen.slices], block, windows, engine, blend=chosen.blend, air=chosen.air)
+        sums = Sums(block, windows, chosen.blend, engine.device)
+        return predict_block(voxels[seen.slices], block, sums, engine, air=chosen.air)
 
     lazy = da.map_overlap(
         block_function,
@@ -213,7 +215,7 @@ def predict_volume(
     InputError, StoreError, BlocksFailedError
         As the runner tells them.
     """
-    job, blocks = _prepare(volume, checkpoint, out, settings, storage_options)
+    job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
     return write_blocks(job, blocks, options)
 
 
@@ -233,72 +235,21 @@ def plan_predict(
     Plan
         Blocks, windows, those in air, bytes in and out, peak memory, estimated time.
     """
-    job, blocks = _prepare(volume, checkpoint, out, settings, storage_options)
-    boxes = [job.inner(box) for box in unfinished(job, options)]
-    total, skipped, bytes_in = (
-        sum(part) for part in zip((0, 0, 0), *map(blocks.foresee, boxes), strict=True)
-    )
-    unique = sum(box.shape.volume for box in boxes) / blocks.windows.stride.volume
-    seconds = (total - skipped) * blocks.seconds_a_window()
+    job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
+    todo = blocks.foresee(job, unfinished(job, options))
+    once = blocks.windows.touching(job.inner(Box.whole(job.spec.shape))).shape.volume
+    redundancy = blocks.foresee(job, list(job.blocks())).windows / once
+    seconds = (todo.windows - todo.in_air) * blocks.seconds_a_window()
     return plan_blocks(
         job,
         options,
-        windows=f"{total}, of which {skipped} lie in air",
-        redundancy=f"{total / max(1, unique):.2f} windows run for each stride of the volume",
+        windows=f"{todo.windows}, of which {todo.in_air} lie in air",
+        redundancy=f"{redundancy:.3f}, how often a window is run, on the whole",
         **{
-            "bytes in": size(bytes_in),
+            "bytes in": size(todo.nbytes),
             "estimated time": f"{duration(seconds)} on {blocks.engine.device}, this machine",
         },
     )
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """The blocks of a stored volume; picklable, the network is loaded once in each process."""
-
-    stored: StoredVolume
-    checkpoint: str
-    settings: PredictSettings
-
-    @property
-    def engine(self) -> Engine:
-        chosen = self.settings
-        return cached_engine(self.checkpoint, chosen.axes, chosen.batch, chosen.device, chosen.dtype)
-
-    @cached_property
-    def windows(self) -> Windows:
-        return self.settings.windows(self.stored.shape)
-
-    @cached_property
-    def _air(self) -> np.ndarray:
-        """Which windows lie in air, as far as can be told without reading."""
-        return windows_in_air(self.windows, self.stored.may_exceed(self.settings.air), self.stored.chunks)
-
-    def seen(self, block: Box) -> Box:
-        """What a block reads."""
-        return self.windows.reach(block).clip(Box.whole(self.stored.shape))
-
-    def __call__(self, block: Box) -> np.ndarray:
-        if self._air[self.windows.touching(block).slices].all():
-            return np.zeros(block.shape, np.uint8)
-        voxels = self.stored.read(self.seen(block))
-        chosen = self.settings
-        return predict_block(voxels, block, self.windows, self.engine, blend=chosen.blend, air=chosen.air)
-
-    def foresee(self, block: Box) -> tuple[int, int, int]:
-        """Windows of a block, those known to lie in air, and bytes to read."""
-        air = self._air[self.windows.touching(block).slices]
-        nbytes = 0 if air.all() else self.seen(block).shape.volume * self.stored.dtype.itemsize
-        return air.size, int(air.sum()), nbytes
-
-    def seconds_a_window(self) -> float:
-        """Time of one window on the device, after one to warm up."""
-        window = self.engine.upload(np.ones(self.windows.window, self.stored.dtype))
-        batch = [window] * self.engine.batch
-        self.engine.probabilities(batch, self.stored.dtype)[0].sum().item()
-        began = time.perf_counter()
-        self.engine.probabilities(batch, self.stored.dtype)[0].sum().item()
-        return (time.perf_counter() - began) / self.engine.batch
 
 
 def _prepare(
@@ -306,13 +257,17 @@ def _prepare(
     checkpoint: str,
     out: str,
     settings: PredictSettings,
+    options: RunOptions,
     storage_options: dict[str, Any] | None,
-) -> tuple[Job, _Blocks]:
+) -> tuple[Job, Columns]:
     """Check everything that can be checked before the first voxel."""
     stored = open_stored(volume, storage_options=storage_options)
     stored.require_finished()
-    blocks = _Blocks(stored, str(Path(checkpoint).resolve()), settings)
-    blocks.engine.check_window(Zyx.of(settings.window))
+    region = Box.whole(stored.shape) if settings.box is None else Box.parse(settings.box, stored.shape)
+    network = str(Path(checkpoint).resolve()), settings.axes, settings.batch, settings.device, settings.dtype
+    windows = settings.windows(stored.shape)
+    blocks = Columns(stored, network, windows, settings.blend, settings.air, region)
+    blocks.engine.check_window(windows.window)
     fingerprint = {
         "input": stored.identity,
         "checkpoint": blocks.engine.token,
@@ -329,33 +284,24 @@ def _prepare(
     spec = VolumeSpec(
         stored.shape, np.dtype(np.uint8), stored.voxel_size_um or DEFAULT_VOXEL_SIZE_UM, lineage
     )
-    block = Zyx.of(settings.block or BLOCK)
+    block = Zyx.of(settings.block) if settings.block else blocks.widest(options.memory_limit)
     job = Job(
         "predict",
         out,
         spec,
         block,
         fingerprint,
-        block_bytes=_block_bytes(block, blocks),
-        shared_bytes=blocks.engine.batch * blocks.engine.window_bytes(blocks.windows.window),
+        block_bytes=blocks.block_bytes(block),
+        shared_bytes=blocks.shared_bytes,
         workers=BLOCKS_IN_FLIGHT,
-        region=None if settings.box is None else Box.parse(settings.box, stored.shape),
-        work=lambda box: blocks.windows.touching(box).shape.volume,
+        region=None if settings.box is None else region,
+        work=blocks.work,
         unit="window",
         storage_options=storage_options,
         inputs=(volume, checkpoint),
+        columns=True,
     )
     return job, blocks
-
-
-def _block_bytes(block: Zyx, blocks: _Blocks) -> int:
-    """Memory of one block in flight: what it reads, its sums, and its result twice."""
-    whole = Box.whole(blocks.stored.shape)
-    box = Box(Zyx(0, 0, 0), block).clip(whole)
-    halo = blocks.windows.window
-    seen = Zyx(*(min(n, b + 2 * h) for n, b, h in zip(whole.shape, box.shape, halo, strict=True)))
-    sums = 2 * 2 * np.dtype(np.float32).itemsize * halo.z * box.shape.y * box.shape.x
-    return seen.volume * blocks.stored.dtype.itemsize + sums + 2 * box.shape.volume
 
 
 def _engine(model: Checkpoint | nn.Module | str | PathLike[str], chosen: PredictSettings) -> Engine:

@@ -53,6 +53,11 @@ class RunOptions:
             msg = f"scheduler {self.scheduler!r} is no address: give tcp://HOST:PORT, or leave it out"
             raise InputError(msg)
 
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that the blocks in flight may take."""
+        return self.memory or int(SHARE_OF_MEMORY * _physical_memory())
+
 
 @dataclass(frozen=True)
 class Job:
@@ -90,6 +95,9 @@ class Job:
         Further arrays that each task writes: of the same shape and layout, in the same group.
     holds : callable or None
         Whether a block may hold anything; the others stay empty, and are neither computed nor recorded.
+    columns : bool
+        Whether a block leaves something to the next one along z that saves it work, where both are computed
+        in one process: such blocks are computed one after the other.
     """
 
     stage: str
@@ -107,6 +115,7 @@ class Job:
     inputs: tuple[str, ...] = ()
     more: tuple[VolumeSpec, ...] = ()
     holds: Callable[[Box], bool] | None = field(default=None, repr=False)
+    columns: bool = False
 
     @property
     def specs(self) -> tuple[VolumeSpec, ...]:
@@ -130,6 +139,30 @@ class Job:
         boxes = (grid.box(index) for index in grid.indices(self.region))
         return boxes if self.holds is None else filter(self.holds, boxes)
 
+    def chains(self, boxes: list[Box], least: int = 1) -> list[list[Box]]:
+        """Sort blocks into those that are computed one after the other: columns, or every block by itself.
+
+        Parameters
+        ----------
+        boxes : list of Box
+            In C order.
+        least : int
+            Columns are cut where there are fewer than this.
+
+        Returns
+        -------
+        list of list of Box
+            Independent of each other.
+        """
+        if not self.columns:
+            return [[box] for box in boxes]
+        columns: dict[tuple[int, int], list[Box]] = {}
+        for box in boxes:
+            columns.setdefault((box.start.y, box.start.x), []).append(box)
+        pieces = -(-least // max(1, len(columns)))
+        cut = ((column, max(1, -(-len(column) // pieces))) for column in columns.values())
+        return [column[at : at + size] for column, size in cut for at in range(0, len(column), size)]
+
     def inner(self, box: Box) -> Box:
         """The part of a block that is computed."""
         return box if self.region is None else box.clip(self.region)
@@ -142,7 +175,7 @@ class Job:
         InputError
             One block alone needs more than the memory that was given.
         """
-        limit = options.memory or int(SHARE_OF_MEMORY * _physical_memory())
+        limit = options.memory_limit
         fit = (limit - self.shared_bytes) // max(1, self.block_bytes)
         if fit < 1 and options.memory:
             msg = (

@@ -30,12 +30,15 @@ class Pool(Protocol):
     """Keeps tasks in flight; futures are whatever the pool's library has."""
 
     slots: int
+    """Blocks in flight."""
+    columns: int
+    """Columns of blocks that there must be, so that all machines have work."""
 
     def report_to(self, progress: Progress) -> None:
         """Say where the work can be watched, and tell of it as it is done."""
 
-    def submit(self, task: Task, box: Box) -> Any:  # noqa: ANN401
-        """Start one block; the future's `result` are its records."""
+    def submit(self, task: Task, box: Box, lane: int | None = None) -> Any:  # noqa: ANN401
+        """Start one block, of a lane near the others of it; the future's `result` are its records."""
 
     def wait(self, pending: set[Any]) -> set[Any]:
         """Those of `pending` that are done, perhaps none after a moment."""
@@ -59,6 +62,8 @@ class Pool(Protocol):
 class Threads:
     """Blocks on threads of this process; their ticks reach the progress."""
 
+    columns = 1
+
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="block")
@@ -69,7 +74,7 @@ class Threads:
         """Tell of the work as it is done."""
         self._progress = progress
 
-    def submit(self, task: Task, box: Box) -> Future[list[BlockRecord]]:
+    def submit(self, task: Task, box: Box, lane: int | None = None) -> Future[list[BlockRecord]]:  # noqa: ARG002
         """Start one block."""
         return self._pool.submit(self._listen, task, box)
 
@@ -126,16 +131,21 @@ class Cluster:
         self._done: SimpleQueue[Any] = SimpleQueue()
         self._address = options.scheduler
         self._run = f"{job.stage}-{time.time_ns():x}"
-        threads = sum(self._client.nthreads().values())
-        self.slots = options.workers or max(1, 2 * threads)
+        threads = self._client.nthreads()
+        self._workers = sorted(threads)
+        self.slots = options.workers or max(1, 2 * sum(threads.values()))
+        self.columns = self.slots
 
     def report_to(self, progress: Progress) -> None:
         """Say where the dashboard is."""
         progress.say(f"dashboard: {self._client.dashboard_link}")
 
-    def submit(self, task: Task, box: Box) -> Any:  # noqa: ANN401
-        """Start one block."""
-        future = self._client.submit(task, box, key=(self._run, *box.start), pure=False)
+    def submit(self, task: Task, box: Box, lane: int | None = None) -> Any:  # noqa: ANN401
+        """Start one block; where it is of a lane, on that lane's worker unless another one is idle."""
+        place: dict[str, Any] = {}
+        if lane is not None and self._workers:
+            place = {"workers": self._workers[lane % len(self._workers)], "allow_other_workers": True}
+        future = self._client.submit(task, box, key=(self._run, *box.start), pure=False, **place)
         future.add_done_callback(self._done.put)
         return future
 

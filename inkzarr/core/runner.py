@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -192,15 +192,23 @@ def _run(
     total = sum(job.work(job.inner(box)) for box in todo)
     progress = Progress(job.stage, total, unit=job.unit, json_lines=options.json_logs)
     pool.report_to(progress)
-    queue = iter(todo)
+    lanes = _Lanes(job.chains(todo, pool.columns), pool.slots)
     flushed = time.monotonic()
+
+    def submit(lane: int) -> None:
+        box = lanes.following(lane)
+        if box is not None:
+            future = pool.submit(task.narrowed(box), box, lane if job.columns else None)
+            pending[future] = box, lane
+
+    pending: dict[Any, tuple[Box, int]] = {}
     try:
         with progress:
-            first = itertools.islice(queue, pool.slots)
-            pending = {pool.submit(task.narrowed(box), box): box for box in first}
+            for lane in range(pool.slots):
+                submit(lane)
             while pending:
                 for future in pool.wait(set(pending)):
-                    box = pending.pop(future)
+                    box, lane = pending.pop(future)
                     try:
                         for ledger, record in zip(ledgers, future.result(), strict=True):
                             ledger.add(record)
@@ -211,14 +219,29 @@ def _run(
                         progress.say(f"block {box} failed: {_in_a_line(error)}")
                         failed.append((box, error))
                     progress.advance(job.work(job.inner(box)) - pool.ticked(box))
-                    for following in itertools.islice(queue, 1):
-                        pending[pool.submit(task.narrowed(following), following)] = following
+                    submit(lane)
                 if time.monotonic() - flushed > FLUSH_EVERY_S:
                     _flush(ledgers)
                     flushed = time.monotonic()
     finally:
         _flush(ledgers)
     return failed
+
+
+class _Lanes:
+    """Hands out blocks, one at a time in each lane; a lane ends a chain before it begins another."""
+
+    def __init__(self, chains: list[list[Box]], lanes: int) -> None:
+        self._chains = iter(chains)
+        self._lanes: list[Iterator[Box]] = [iter(())] * lanes
+
+    def following(self, lane: int) -> Box | None:
+        """The next block of a lane; None where there is none."""
+        box = next(self._lanes[lane], None)
+        if box is None:
+            self._lanes[lane] = iter(next(self._chains, ()))
+            box = next(self._lanes[lane], None)
+        return box
 
 
 def _flush(ledgers: list[Ledger]) -> None:

@@ -60,9 +60,8 @@ def predict(folder, out):
 
 def predict_slowly(folder, out):
     """The same, a tenth of a second longer a block, so that a signal never comes too late."""
-    import inkzarr.predict  # noqa: F401 - its name is the function's
+    import inkzarr.nn.columns as module
 
-    module = sys.modules["inkzarr.predict"]
     plain = module.predict_block
 
     def slow(*arguments, **options):
