@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 
-.PHONY: demo test check bench faults docs browser install install-light clean
+.PHONY: demo test check bench bench-quick faults docs browser install install-light clean
 
 demo: $(VENV)/user.done  ## the main job, end to end, on the synthetic scroll
 	$(BIN)/inkzarr demo demo
@@ -20,17 +20,11 @@ check: $(VENV)/dev.done  ## seconds: format, lint, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/dev.done  ## ours beside the peers, in one run
-	$(BIN)/python -m benchmarks.predict
-	$(BIN)/python -m benchmarks.memory
-	$(BIN)/python -m benchmarks.labels
-	$(BIN)/python -m benchmarks.real_labels
-	$(BIN)/python -m benchmarks.pyramid
-	$(BIN)/python -m benchmarks.flatten
-	$(BIN)/python -m benchmarks.real_flatten
-	$(BIN)/python -m benchmarks.components
-	$(BIN)/python -m benchmarks.train
-	$(BIN)/python -m benchmarks.learning
+bench: $(VENV)/dev.done $(VENV)-peers/peers.done  ## ours beside the peers, in one run, into benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.report
+
+bench-quick: $(VENV)/dev.done  ## the same in minutes, of sizes that prove nothing
+	$(BIN)/python -m benchmarks.report --quick --out $(VENV)/quick.md
 
 docs: $(VENV)/dev.done  ## the site in docs/_build, its code blocks and notebooks executed, warnings are errors
 	$(BIN)/python -m pytest tests/test_docs.py -k "not site"
@@ -63,5 +57,15 @@ $(VENV)-light/light.done: pyproject.toml constraints.txt
 		--editable . pytest pytest-timeout hypothesis
 	touch $@
 
+# vesuvius pins zarr < 3 and nnU-Net much else: peers have an environment of their own
+$(VENV)-peers/peers.done:
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -qq torch==2.13.0
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -qq torch==2.13.0 \
+		nnunetv2==2.8 vesuvius==0.2.4 tensorstore dask-image connected-components-3d
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -qq --no-deps \
+		pytorch3dunet==1.9.6 monai==1.6.1
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-light demo
+	rm -rf $(VENV) $(VENV)-light $(VENV)-peers demo

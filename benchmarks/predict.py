@@ -1,123 +1,122 @@
-"""Time outside the network: ours, Zarr to Zarr, beside MONAI's sliding window on the same array and network.
+"""Whole predict, Zarr in and uint8 Zarr out, beside the sliding windows of MONAI and nnU-Net in memory.
 
-    python -m benchmarks.predict                    # 384^3 with 8 features, 256^3 with 32: about 15 minutes
-    python -m benchmarks.predict --quick            # seconds, as the tests run it
+    python -m benchmarks.predict                       # no network, 8 features, 32 features: an hour
+    python -m benchmarks.predict --case 256 32         # one case: edge and features, 0 for no network
+    python -m benchmarks.predict --quick               # seconds, as the tests run it
 
-Both run the same windows (128, overlap 0.5, gaussian) with the same prepared network. "network" is the time
-spent inside it, counted within the run itself, so that a noisy machine does not show as overhead; "outside"
-is all the rest: for ours reading, blending, writing, the ledger; for MONAI, whose input and result lie in
-memory, blending alone.
+All run the same windows (128, overlap 0.5, gaussian) over the same voxels with the same weights, each in a
+process of its own, in turn (A B C, A B C): ours with its own form of the network, the peers with
+pytorch-3dunet's. "network" is the time spent inside it, counted within the run, so that a noisy machine does
+not show as overhead; "outside" is all the rest: for ours reading, blending, writing, the ledger; for the
+peers, whose input and result lie in memory, blending alone. Its floor is what must be moved: a window's
+probabilities and weights read, its sums read and written (32 MB), at the speed of copying memory here.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
-import resource
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import zarr
 
-from inkzarr.core.geometry import Zyx
-from inkzarr.nn.checkpoint import load_checkpoint, save_checkpoint
-from inkzarr.nn.engine import cached_engine
-from inkzarr.nn.fast import prepare
+from benchmarks.report import interpreter, machine
+from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.unet import UNet3D
-from inkzarr.predict import PredictSettings, predict_volume
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = {"monai": "MONAI, in memory", "nnunet": "nnU-Net, in memory"}
+CASES = ((512, 0, 3), (256, 8, 3), (256, 32, 1))
 
 
-@dataclass
-class Clock:
-    """Adds up the time spent inside a function."""
-
-    seconds: float = 0.0
-    calls: int = 0
-
-    def around(self, function):
-        def timed(*arguments, **options):
-            began = time.perf_counter()
-            result = function(*arguments, **options)
-            self.seconds += time.perf_counter() - began
-            self.calls += 1
-            return result
-
-        return timed
+def make(folder: Path, edge: int, features: int, levels: int, window: int) -> None:
+    """A scan without air, a smaller one to warm up, and the network's weights in both forms."""
+    voxels = np.random.default_rng(0).integers(1, 256, (edge,) * 3, np.uint8)
+    np.save(folder / "voxels.npy", voxels)
+    for name, part in (("scan", voxels), ("warm", voxels[:window, :window, :window])):
+        chunks = tuple(min(n, 128) for n in part.shape)
+        zarr.create_array(folder / f"{name}.zarr", data=part, chunks=chunks, zarr_format=2)
+    torch.manual_seed(0)
+    model = UNet3D(f_maps=features or 4, levels=levels)
+    save_checkpoint(folder / "unet.pt", model)
+    torch.save(model.state_dict(), folder / "weights.pt")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One run."""
+def run(command: list[str]) -> dict[str, float] | str:
+    """What a process tells; its last line of complaint where it fails."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["?"])[-1]
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
-    name: str
-    total: float
-    network: float
-    windows: int
 
-    @property
-    def outside(self) -> float:
-        return self.total - self.network
+def copying() -> float:
+    """Bytes a second, of a copy larger than the caches, by as many threads as torch has."""
+    source = torch.ones(2**27, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        target.copy_(source)
+        took.append(time.perf_counter() - began)
+    return 2 * len(source) / min(took)
 
-    def __str__(self) -> str:
-        share = 100 * self.outside / self.total
-        a_window = 1000 * self.outside / self.windows
-        return (
-            f"{self.name:<28} {self.total:9.1f} s {self.network:9.1f} s {self.outside:8.2f} s"
-            f" {share:7.2f} % {a_window:8.1f} ms"
+
+def compare(edge: int, features: int, rounds: int, levels: int = 5, window: int = 128) -> None:
+    """Print a table of all, on the same voxels and weights."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder, edge, features, levels, window)
+        numbers = [str(n) for n in (window, features, levels)]
+        script = str(ROOT / "benchmarks" / "sliding_peers.py")
+        ways = {
+            "inkzarr, Zarr to Zarr": [sys.executable, "-m", "benchmarks.sliding_ours", name, *numbers[:2]]
+        }
+        for what, title in PEERS.items():
+            ways[title] = [interpreter(), script, what, name, *numbers]
+        told = {title: [] for title in ways}
+        for _ in range(rounds):
+            for title, command in ways.items():
+                told[title].append(run(command))
+        theirs = [folder / f"{what}.npy" for what in PEERS]
+        differences = {}
+        if features:  # logits are blended by nnU-Net, and half precision is used: no equality is asked for
+            ours = zarr.open_array(folder / "ink.zarr" / "0", mode="r")[:].astype(int)
+            differences = {
+                path.stem: int(np.abs(ours - np.load(path)).max()) for path in theirs if path.exists()
+            }
+    kind = f"{features} features, {levels} levels" if features else "no network (a constant)"
+    print(f"\n{edge}^3 uint8, {kind}, windows of {window}, overlap 0.5, medians of {rounds}")
+    head = f"{'':<26} {'total':>9} {'network':>9} {'outside':>9} {'share':>8} {'a window':>10} {'peak':>9}"
+    print(head + f" {'ours is':>14}")
+    first = None
+    for title, results in told.items():
+        good = [one for one in results if isinstance(one, dict)]
+        if not good:
+            print(f"{title:<26} did not run: {results[0]}")
+            continue
+        total, network, peak = (
+            statistics.median(one[key] for one in good) for key in ("total", "network", "peak_gb")
         )
-
-
-HEAD = f"{'':<28} {'total':>11} {'network':>11} {'outside':>10} {'share':>9} {'a window':>11}"
-
-
-def ours(scan: str, checkpoint: str, out: str, window: int) -> Row:
-    """Zarr to Zarr, through the runner."""
-    engine = cached_engine(checkpoint, None, None, "cpu", "float32")
-    clock, plain = Clock(), engine.probabilities
-    engine.probabilities = clock.around(plain)
-    settings = PredictSettings(window=window, device="cpu")
-    count = settings.windows(Zyx(*zarr.open_array(scan, mode="r").shape)).counts.volume
-    began = time.perf_counter()
-    predict_volume(scan, checkpoint, out, settings)
-    total = time.perf_counter() - began
-    engine.probabilities = plain
-    return Row("inkzarr, Zarr to Zarr", total, clock.seconds, count)
-
-
-def monai(voxels: np.ndarray, checkpoint: str, window: int) -> Row | None:
-    """In memory; None where MONAI is not installed."""
-    try:
-        from monai.inferers import sliding_window_inference
-    except ImportError:
-        return None
-    forward = prepare(load_checkpoint(checkpoint).model)
-    clock = Clock()
-    predictor = clock.around(lambda x: torch.sigmoid(forward(x)))
-    inputs = torch.from_numpy(voxels)[None, None].float() / 255
-    began = time.perf_counter()
-    with torch.inference_mode():
-        batch = torch.get_num_threads()
-        sliding_window_inference(inputs, (window,) * 3, batch, predictor, overlap=0.5, mode="gaussian")
-    total = time.perf_counter() - began
-    steps = [max(1, -(-(n - window) // (window // 2)) + 1) for n in voxels.shape]
-    return Row("MONAI, in memory", total, clock.seconds, int(np.prod(steps)))
-
-
-def compare(size: int, features: int, levels: int, window: int) -> list[Row]:
-    """Both, on the same random voxels and network."""
-    with tempfile.TemporaryDirectory() as folder:
-        scan, checkpoint = f"{folder}/scan.zarr", f"{folder}/unet.pt"
-        voxels = np.random.default_rng(0).integers(1, 256, (size,) * 3, np.uint8)
-        zarr.create_array(scan, data=voxels, chunks=(min(size, 128),) * 3, zarr_format=2)
-        torch.manual_seed(0)
-        save_checkpoint(Path(checkpoint), UNet3D(f_maps=features, levels=levels))
-        rows = [ours(scan, checkpoint, f"{folder}/ink.zarr", window), monai(voxels, checkpoint, window)]
-    return [row for row in rows if row is not None]
+        outside = statistics.median(one["total"] - one["network"] for one in good)
+        first = first or (total, outside)
+        times = total / first[0] if features else outside / first[1]
+        line = f"{title:<26} {total:7.1f} s {network:7.1f} s {outside:7.2f} s {100 * outside / total:6.2f} %"
+        line += f" {1000 * outside / good[0]['windows']:7.1f} ms {peak:6.2f} GB {times:8.2f} x as fast"
+        print(f"{line}  {good[0]['version']}", flush=True)
+    floor = 1000 * 4 * 4 * window**3 / copying()
+    print(f"{'floor, memory alone':<26} {floor:60.1f} ms")
+    for peer, most in differences.items():
+        print(f"largest difference to {peer}: {most} of 255")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -126,16 +125,15 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--case", type=int, nargs=2, action="append", metavar=("SIZE", "FEATURES"))
+    parser.add_argument("--case", type=int, nargs=2, action="append", metavar=("EDGE", "FEATURES"))
+    parser.add_argument("--rounds", type=int, help="runs of each")
     given = parser.parse_args(arguments)
-    cases = [(48, 4, 2, 32)] if given.quick else [(*c, 5, 128) for c in given.case or [(384, 8), (256, 32)]]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    for size, features, levels, window in cases:
-        print(f"\n{size}^3 uint8, {features} features, {levels} levels, windows of {window}, overlap 0.5")
-        print(HEAD)
-        for row in compare(size, features, levels, window):
-            print(row, flush=True)
-    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, both together")
+    print(machine())
+    if given.quick:
+        compare(48, 4, 1, levels=2, window=32)
+        return
+    for edge, features, rounds in [(*case, 1) for case in given.case or ()] or CASES:
+        compare(edge, features, given.rounds or rounds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Benchmarks run tiny, so that they cannot rot."""
 
 import pytest
+import torch
 
 from benchmarks import (
     components,
@@ -12,6 +13,8 @@ from benchmarks import (
     pyramid,
     real_flatten,
     real_labels,
+    report,
+    scaling,
     train,
 )
 
@@ -20,7 +23,25 @@ def test_the_predict_benchmark_prints_its_table(capsys):
     predict.main(["--quick"])
     printed = capsys.readouterr().out
     assert "inkzarr, Zarr to Zarr" in printed
-    assert "outside" in printed
+    assert "largest difference to monai: 1 of 255" in printed
+
+
+def test_the_report_runs_modules_and_keeps_what_it_does_not_run(tmp_path):
+    page = tmp_path / "RESULTS.md"
+    page.write_text("# Results\n\n## labels: of an earlier run\n\nas they were\n")
+    report.main(["--quick", "--only", "network", "--out", str(page)])
+    written = page.read_text()
+    assert "x eager" in written
+    assert "`python -m benchmarks.network --quick`" in written
+    assert f"torch {torch.__version__}" in written
+    assert written.index("x eager") < written.index("as they were")
+
+
+def test_the_scaling_benchmark_walks_over_a_sparse_scroll(capfd):
+    scaling.main(["--quick", "--only", "scroll"])
+    printed = capfd.readouterr().out
+    for line in ("redundancy", "first block written after", "peak beyond the imports"):
+        assert line in printed
 
 
 def test_the_memory_benchmark_prints_its_table(capsys):

@@ -207,7 +207,7 @@ def _add(n, count, sums, weights, values, to, of, shape):
     return wrong == 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _finish(n, count, sums, weights, out, at, to):
     """The n-th of `count` shares of a cell: out is 255 * sums / weights, rounded half up; sums are 0 then."""
     scale, half, depth = np.float32(255), np.float32(0.5), weights.shape[0]
