@@ -15,7 +15,7 @@ from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE
 from inkzarr.core.picture import png, stretch
 from inkzarr.core.progress import size
-from inkzarr.core.remote import is_remote
+from inkzarr.core.remote import is_remote, without_secrets
 from inkzarr.core.store import open_all
 from inkzarr.core.volume import StoredVolume
 
@@ -101,7 +101,7 @@ class VolumeInfo:
     Parameters
     ----------
     url : str
-        As it was asked for.
+        As it was asked for, without anything secret.
     zarr_format : int
         2 or 3.
     levels : tuple of LevelInfo
@@ -174,7 +174,7 @@ def info(
     arrays = open_all(str(url), storage_options=storage_options)
     levels = tuple(_level(stored) for stored in arrays)
     zarr_format = int(arrays[0].array.metadata.zarr_format)
-    return VolumeInfo(arrays[0].url, zarr_format, levels, arrays[0].lineage, arrays[-1])
+    return VolumeInfo(without_secrets(arrays[0].url), zarr_format, levels, arrays[0].lineage, arrays[-1])
 
 
 def thumbnail(stored: StoredVolume) -> bytes:

@@ -20,7 +20,7 @@ from inkzarr.core.errors import DamageError, InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, ChunkTable
 from inkzarr.core.progress import Progress, duration, size
-from inkzarr.core.remote import is_remote
+from inkzarr.core.remote import is_remote, without_secrets
 from inkzarr.core.store import open_all
 from inkzarr.core.volume import StoredVolume
 
@@ -162,7 +162,7 @@ def verify(
         raise InputError(msg)
     chosen = arrays if level is None else [arrays[level]]
     checks = tuple(_verify_array(stored) for stored in chosen)
-    return VerifyReport(arrays[0].url, checks, time.monotonic() - began)
+    return VerifyReport(without_secrets(arrays[0].url), checks, time.monotonic() - began)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class ChunkCheck:
         """
         box = Grid(self.stored.shape, self.stored.chunks).box(index)
         try:
-            voxels = np.asarray(self.stored.array[box.slices], dtype=self.stored.dtype)
+            voxels = np.asarray(self.stored.bounded_array[box.slices], dtype=self.stored.dtype)
         except StoreError as error:
             if str(error.__cause__).startswith(CUT_SHORT):
                 return f"is cut short: {error.__cause__}"

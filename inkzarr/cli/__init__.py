@@ -7,15 +7,16 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from inkzarr.core.errors import InkzarrError
+from inkzarr.core.errors import InkzarrError, hide_secrets
 from inkzarr.core.schema import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import FrameType
 
 COMMANDS = (
@@ -36,6 +37,7 @@ COMMANDS = (
     "view",
     "demo",
 )
+BUG = 1
 INTERRUPTED = 130
 USAGE = 2
 RESUMABLE = (
@@ -49,6 +51,7 @@ RESUMABLE = (
     "pyramid",
     "demo",
 )
+STORAGE, HIDDEN = "--storage-options", "..."
 RESUMED = ("pretrain", "train")
 """Those that resume only where told to."""
 
@@ -76,18 +79,30 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except InkzarrError as error:
         _leave(f"inkzarr: {error}", error.exit_code)
     except click.UsageError as error:
-        error.show()
+        click.UsageError(hide_secrets(error.format_message()), error.ctx).show()
         sys.exit(USAGE)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         given = list(sys.argv[1:] if arguments is None else arguments)
-        again = shlex.join(["inkzarr", *(word for word in given if word != "--overwrite")])
+        again = shlex.join(["inkzarr", *_told(word for word in given if word != "--overwrite")])
         again += " --resume" if given[:1] and given[0] in RESUMED and "--resume" not in given else ""
         resumes = f"; what is written stays. To go on: {again}" if given[:1] and given[0] in RESUMABLE else ""
         _leave(f"inkzarr: interrupted{resumes}", INTERRUPTED)
+    except Exception:  # noqa: BLE001 - a bug, told as Python would, but for what is secret
+        _leave(hide_secrets(traceback.format_exc()), BUG)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _told(words: Iterable[str]) -> Iterator[str]:
+    """A command as it may be printed: without users and passwords of URLs, and without storage options."""
+    hidden = False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        secret = name == STORAGE and equals
+        yield HIDDEN if hidden else f"{STORAGE}={HIDDEN}" if secret else hide_secrets(word)
+        hidden = word == STORAGE
 
 
 def _leave(message: str, code: int) -> NoReturn:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from inkzarr.core.errors import hide_secrets
 from inkzarr.core.job import RunOptions
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def run(call: Callable[..., object], *arguments: object, **options: object) -> N
     if os.environ.get("RANK", "0") != "0":
         return
     for line in result if isinstance(result, list) else [result]:
-        click.echo(line)
+        click.echo(hide_secrets(str(line)))
 
 
 def _json(text: str | None) -> dict[str, Any] | None:

@@ -1,10 +1,31 @@
 """What can go wrong, by what the user can do about it; each kind has its own exit code."""
 
+from __future__ import annotations
+
+import re
+
+USER = re.compile(r"(?<=://)[^\s/?#'\"<>]*@")
+QUERY = re.compile(r"(?<!file)(://[^\s?#'\"<>]+)[?#][^\s'\"<>)]*")
+
+
+def hide_secrets(text: str) -> str:
+    """A text without the user, password, query and fragment of any URL in it.
+
+    Examples
+    --------
+    >>> hide_secrets("nothing at s3://me:secret@host/scan.zarr?token=1 (404)")
+    'nothing at s3://host/scan.zarr (404)'
+    """
+    return QUERY.sub(r"\1", USER.sub("", text))
+
 
 class InkzarrError(Exception):
-    """An expected failure, told in one line: the value, the rule, the remedy."""
+    """An expected failure, told in one line: the value, the rule, the remedy; no secret of a URL is in it."""
 
     exit_code = 1
+
+    def __init__(self, told: str = "") -> None:
+        super().__init__(hide_secrets(told))
 
 
 class InputError(InkzarrError):

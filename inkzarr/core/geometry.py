@@ -175,7 +175,7 @@ class Grid:
     @property
     def counts(self) -> Zyx:
         """How many cells along z, y and x."""
-        return Zyx(*(math.ceil(n / c) for n, c in zip(self.shape, self.cell, strict=True)))
+        return Zyx(*(-(-n // c) for n, c in zip(self.shape, self.cell, strict=True)))
 
     def box(self, index: Zyx) -> Box:
         """The voxels of cell `index`, clipped to the volume."""

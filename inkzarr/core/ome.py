@@ -77,6 +77,28 @@ def read_levels(attributes: dict[str, Any]) -> list[Level]:
     return sorted(levels, key=lambda level: math.prod(level.spacing_um or ()))
 
 
+def read_axes(attributes: dict[str, Any]) -> str:
+    """The first letters of the axes that a group's attributes name, in stored order, such as ``zyx``.
+
+    Parameters
+    ----------
+    attributes : dict
+        Of the group, or of an array as xarray writes it (``_ARRAY_DIMENSIONS``).
+
+    Returns
+    -------
+    str
+        In lower case; empty where no axes are named, or not as they should be.
+    """
+    try:
+        multiscales = attributes.get("ome", attributes).get("multiscales") or [{}]
+        axes = multiscales[0].get("axes") or attributes.get("_ARRAY_DIMENSIONS") or []
+        names = [axis.get("name") if isinstance(axis, dict) else axis for axis in axes]
+    except (AttributeError, LookupError, TypeError):
+        return ""
+    return "".join(str(name)[:1].lower() for name in names)
+
+
 def write_levels(spec: VolumeSpec, name: str, factors: list[int]) -> dict[str, Any]:
     """The group's attributes for level paths ``0``, ``1``, ... of a volume.
 

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from inkzarr.core.errors import hide_secrets
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
@@ -107,7 +109,8 @@ class Progress:
                 self._bar.name(f"{self.title}, {text}")
 
     def say(self, message: str) -> None:
-        """Print one line beside the progress."""
+        """Print one line beside the progress, without anything secret."""
+        message = hide_secrets(message)
         if self._bar is not None:
             self._bar.say(message)
         else:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import fsspec
 import zarr
@@ -20,7 +19,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from inkzarr.core.chunk_folder import ChunkFolder
-from inkzarr.core.errors import DiskError, InputError, StoreError
+from inkzarr.core.errors import DiskError, InputError, StoreError, hide_secrets
 from inkzarr.core.schema import LEDGER_FOLDER, METADATA
 
 if TYPE_CHECKING:
@@ -201,10 +200,11 @@ class CarefulStore(WrapperStore["Store"]):
         for attempt in range(1, self._attempts + 1):
             try:
                 return await asyncio.wait_for(once(), LONGEST_S)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again, without secrets
                 if attempt == self._attempts or _is_final(error):
                     msg = f"cannot {verb} {key} of {self._place} ({attempt} tries): {_tell(error)}"
-                    raise (DiskError if isinstance(self._store, LocalStore) else StoreError)(msg) from error
+                    kind = DiskError if isinstance(self._store, LocalStore) else StoreError
+                    raise kind(msg) from _harmless(error)
                 wait = FIRST_WAIT_S * 2 ** (attempt - 1)
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))
         msg = "a request needs at least one try"
@@ -249,7 +249,7 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
         store = FsspecStore.from_url(url, storage_options=options, read_only=read_only)
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be opened ({error}): for http and s3 install inkzarr[remote]"
-        raise InputError(msg) from error
+        raise InputError(msg) from _harmless(error)
     _raise_concurrency(ATTEMPTS)
     careful = CarefulStore(store, ATTEMPTS)
     if cache is not None and read_only:
@@ -281,10 +281,7 @@ def without_secrets(url: str) -> str:
     >>> without_secrets("https://me:secret@host/scan.zarr?token=1")
     'https://host/scan.zarr'
     """
-    if not is_remote(url):
-        return url
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return hide_secrets(url) if is_remote(url) else url
 
 
 def _raise_concurrency(attempts: int) -> None:
@@ -332,6 +329,20 @@ def _is_final(error: BaseException) -> bool:
     if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
         return True
     return _status(error) in FINAL_STATUS
+
+
+def _with_status(error: Exception, status: int | None) -> Exception:
+    error.__dict__["status"] = status
+    return error
+
+
+def _harmless(error: Exception) -> Exception:
+    """An error that may stand in a traceback: itself, or one that says the same without secrets."""
+    told = repr(error)
+    if hide_secrets(f"{told} {error}") == f"{told} {error}":
+        return error
+    harmless = PermissionError if isinstance(error, PermissionError) else OSError
+    return _with_status(harmless(hide_secrets(told)), _status(error))
 
 
 def _tell(error: BaseException) -> str:

@@ -18,10 +18,11 @@ from numcodecs import Blosc
 from zarr.codecs import BloscCodec
 from zarr.errors import NodeNotFoundError, ZarrUserWarning
 
+from inkzarr.core.bounded import unknown_codecs
 from inkzarr.core.errors import InputError, StoreError
-from inkzarr.core.geometry import Zyx
+from inkzarr.core.geometry import AXES, Grid, Zyx
 from inkzarr.core.lazy import LazyVolume, Readable
-from inkzarr.core.ome import Level, read_levels, write_levels
+from inkzarr.core.ome import Level, read_axes, read_levels, write_levels
 from inkzarr.core.remote import is_refusal, is_remote, open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, COUNT, DIMS, INK, LINEAGE, VolumeSpec
 from inkzarr.core.volume import NUMBERS, StoredVolume, own_voxel_size
@@ -33,9 +34,15 @@ if TYPE_CHECKING:
 
 LARGEST_CHUNK = 2**32
 """Bytes that one chunk may take in memory; beyond, the array is refused."""
+NO_PLACE = "ct"
+"""Axes of channels and times."""
+MOST_CHUNKS = 2**28
+"""Of an array, and of a shard; a scroll has less than a million."""
 
 
-def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> StoredVolume:
+def open_stored(
+    url: str, *, level: int = 0, axes: str = AXES, storage_options: dict[str, Any] | None = None
+) -> StoredVolume:
     """Open one level of a volume for reading by the box; nothing but metadata is read.
 
     Parameters
@@ -44,13 +51,16 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
         An OME-Zarr group (0.4, 0.5), a label group's array or any bare Zarr array; local path or URL.
     level : int
         Position among the group's resolutions, finest first.
+    axes : str
+        The order in which the caller takes them to be stored; where it is ``zyx``, a volume that names
+        another is refused.
     storage_options : dict, optional
         For fsspec.
 
     Raises
     ------
     InputError
-        Nothing there, not a volume of three axes, or no such level.
+        Nothing there, not a volume of three axes, in another order, or no such level.
     StoreError
         The store failed.
     """
@@ -58,7 +68,7 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     store = open_store(url, storage_options=storage_options)
     node = _open_node(store, url)
     if isinstance(node, zarr.Array):
-        return _open_array(node, url, level, storage_options)
+        return _open_array(node, url, level, axes, storage_options)
     attributes: dict[str, Any] = dict(node.attrs)
     levels = _levels(attributes, url)
     if not levels:
@@ -68,7 +78,8 @@ def open_stored(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     if not 0 <= level < len(levels):
         msg = f"level {level} does not exist in {url}: it has {len(levels)}, 0 is the finest"
         raise InputError(msg)
-    array = node.get(levels[level].path)
+    _check_order(read_axes(attributes), axes, url)
+    array = _member(node, levels[level].path, url)
     return StoredVolume(url, _check_array(array, url), levels[level], tuple(levels), attributes)
 
 
@@ -105,7 +116,7 @@ def open_all(
         place = level.path.removesuffix(INK.name)
         both = [replace(level, path=f"{place}{name}") for name in (COUNT.name, INK.name)]
         levels += both
-        found += [node.get(one.path) for one in both]
+        found += [_member(node, one.path, url) for one in both]
     pairs = zip(levels, found, strict=True)
     return [StoredVolume(url, _check_array(array, url), n, tuple(levels), attributes) for n, array in pairs]
 
@@ -218,7 +229,7 @@ def _open_node(store: Store, url: str) -> zarr.Array[Any] | zarr.Group:
 
 
 def _open_array(
-    array: zarr.Array[Any], url: str, level: int, storage_options: dict[str, Any] | None
+    array: zarr.Array[Any], url: str, level: int, axes: str, storage_options: dict[str, Any] | None
 ) -> StoredVolume:
     """An array that was named itself, with what the group around it knows: voxel size, lineage, ledger."""
     if level != 0:
@@ -234,11 +245,25 @@ def _open_array(
         around = _attributes_around(beside[0], array)
     um = own_voxel_size(own) or own_voxel_size(around)
     found = Level("", um)
+    told = "".join(
+        (name or "")[:1] for name in getattr(array.metadata, "dimension_names", None) or ()
+    ).lower()
     with contextlib.suppress(InputError):
         named = [one for one in _levels(around, url) if beside and one.path == beside[1]]
         found = replace(named[0], path="", voxel_size_um=named[0].voxel_size_um or um) if named else found
+        told = read_axes(around) if named else told
+    _check_order(told or read_axes(own), axes, url)
     lineage = {LINEAGE: around[LINEAGE]} if LINEAGE in around else {}
     return StoredVolume(url, _check_array(array, url), found, (found,), {**lineage, **own}, beside)
+
+
+def _check_order(told: str, taken: str, url: str) -> None:
+    """Refuse a volume taken for z, y, x whose metadata names other axes, or these in another order."""
+    if taken != AXES or told == AXES or len(told) != len(AXES) or not set(told) <= {*AXES, *NO_PLACE}:
+        return
+    remedy = f"ingest it with --axes {told}" if set(told) == set(AXES) else "take one channel or time of it"
+    msg = f"{url} has axes {' '.join(told)}, in this order; a volume is z y x: {remedy}"
+    raise InputError(msg)
 
 
 def _around(url: str) -> tuple[str, str] | None:
@@ -266,9 +291,17 @@ def _attributes_around(store: Store, array: zarr.Array[Any]) -> dict[str, Any]:
 def _levels(attributes: dict[str, Any], url: str) -> list[Level]:
     try:
         return read_levels(attributes)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         msg = f"the multiscales metadata at {url} cannot be used ({error!r}): name one of its arrays"
         raise InputError(msg) from error
+
+
+def _member(group: zarr.Group, path: str, url: str) -> object:
+    """What lies at a path that metadata names: never outside the group."""
+    if "\0" in path or "\\" in path or ".." in path.split("/"):
+        msg = f"the multiscales metadata at {url} names {path!r}, which leads out of it: name an array's path"
+        raise InputError(msg)
+    return group.get(path)
 
 
 def _arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
@@ -285,7 +318,7 @@ def _check_array(array: object, url: str) -> zarr.Array[Any]:
         msg = f"{url} names a level that is no array: its multiscales metadata is wrong"
         raise InputError(msg)
     if array.ndim != len(DIMS):
-        msg = f"{url} has {array.ndim} axes {array.shape}: a volume has three, z y x"
+        msg = f"{url} has {array.ndim} axes {array.shape}: a volume has three, z y x; write one channel alone"
         raise InputError(msg)
     dtype = np.dtype(array.dtype)
     if dtype.kind not in NUMBERS:
@@ -296,5 +329,14 @@ def _check_array(array: object, url: str) -> zarr.Array[Any]:
         raise InputError(msg)
     if Zyx(*array.chunks).volume * dtype.itemsize > LARGEST_CHUNK:
         msg = f"{url} has chunks of {array.chunks} {dtype}: more than {LARGEST_CHUNK} bytes each are refused"
+        raise InputError(msg)
+    for whole in filter(None, (array.shape, array.shards)):
+        if Grid(Zyx(*whole), Zyx(*array.chunks)).counts.volume > MOST_CHUNKS:
+            msg = (
+                f"{url} has chunks of {array.chunks} in {whole}: more than {MOST_CHUNKS} of them are refused"
+            )
+            raise InputError(msg)
+    if unknown := unknown_codecs(array):
+        msg = f"{url} is packed by codec {unknown[0]!r}, which is not read: write it with blosc, zstd or gzip"
         raise InputError(msg)
     return array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from numcodecs import Blosc
 from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
 
+from inkzarr.core.bounded import bounded
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, Ledger
@@ -31,7 +32,7 @@ NUMBERS = "uif"
 """Kinds of dtype that a voxel may have: whole numbers and floats."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StoredVolume:
     """A volume on a store: what it is, and its voxels by the box.
 
@@ -56,14 +57,20 @@ class StoredVolume:
     array: zarr.Array[Any]
     level: Level
     levels: tuple[Level, ...]
-    attributes: dict[str, Any] = field(repr=False)
-    beside: tuple[Store, str] | None = field(default=None, repr=False)
+    attributes: dict[str, Any]
+    beside: tuple[Store, str] | None = None
 
     def __post_init__(self) -> None:
         store, outermost = self.array.store, self.array.compressors[-1:]
         blosc = bool(outermost) and isinstance(outermost[0], BloscCodec | Blosc)
         if isinstance(store, CarefulStore) and blosc and self.array.shards is None:
             store.blosc.add(f"{self.array.path}/".lstrip("/"))
+
+    def __repr__(self) -> str:
+        """Without anything secret: workers of a cluster log it."""
+        return (
+            f"<StoredVolume {without_secrets(self.url)} {self.level.path} {tuple(self.shape)} {self.dtype}>"
+        )
 
     @property
     def name(self) -> str:
@@ -153,11 +160,17 @@ class StoredVolume:
         """Whether the ledger says that chunk `index` holds zeros alone."""
         return self._written is not None and not self._written[index]
 
+    @cached_property
+    def bounded_array(self) -> zarr.Array[Any]:
+        """The array, as it is read: a chunk unpacks to no more than it holds."""
+        return bounded(self.array)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the ledger, of which readers in other processes need one bit a chunk."""
         written = self._written
         packed = None if written is None else (np.packbits(written), written.shape)
-        return {**self.__dict__, "ledger": None, "_written": packed}
+        kept = {name: value for name, value in self.__dict__.items() if name != "bounded_array"}
+        return {**kept, "ledger": None, "_written": packed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
@@ -206,7 +219,7 @@ class StoredVolume:
             kept.forget(f"{self.array.path}/{self.chunk_key(index)}".lstrip("/"))
 
     def _get(self, key: tuple[slice, ...]) -> np.ndarray:
-        voxels = np.asarray(self.array[key], dtype=self.dtype)
+        voxels = np.asarray(self.bounded_array[key], dtype=self.dtype)
         if self._written is not None:
             self._refuse_lost_chunks(self._region(key), voxels)
         return voxels

@@ -55,19 +55,19 @@ def open_source(source: str, *, axes: str = AXES, storage_options: dict[str, Any
     Zyx(z=3, y=4, x=5)
     """
     check_axes(axes)
-    return in_zyx(_open(str(source), storage_options), axes)
+    return in_zyx(_open(str(source), axes, storage_options), axes)
 
 
-def _open(source: str, storage_options: dict[str, Any] | None) -> Source:
+def _open(source: str, axes: str, storage_options: dict[str, Any] | None) -> Source:
     from inkzarr.readers import hdf5, nrrd, tiff, zarr
 
     name, _, dataset = source.removeprefix("file://").partition(hdf5.SEPARATOR)
     path = Path(name).absolute()  # workers of a cluster run elsewhere
     if "://" in source and is_remote(source):
-        return zarr.open_zarr(source, storage_options)
+        return zarr.open_zarr(source, axes, storage_options)
     if path.is_dir():
         if any((path / file).exists() for file in ZARR_FILES):
-            return zarr.open_zarr(source, storage_options)
+            return zarr.open_zarr(source, axes, storage_options)
         if tiff.tiff_names(path):
             return tiff.open_folder(path)
         msg = f"folder {source} holds neither .tif slices nor a Zarr volume: what is read is {READ}"

@@ -66,8 +66,8 @@ class ZarrSource:
         return self.stored.read(box)
 
 
-def open_zarr(url: str, storage_options: dict[str, Any] | None = None) -> ZarrSource:
-    """Open a volume's full resolution, or a bare array.
+def open_zarr(url: str, axes: str, storage_options: dict[str, Any] | None = None) -> ZarrSource:
+    """Open a volume's full resolution, or a bare array, whose axes are stored in the order of `axes`.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def open_zarr(url: str, storage_options: dict[str, Any] | None = None) -> ZarrSo
     StoreError
         The store failed.
     """
-    stored = open_stored(url, storage_options=storage_options)
+    stored = open_stored(url, axes=axes, storage_options=storage_options)
     stored.require_finished()
     check_voxels(stored.dtype, stored.name)
     return ZarrSource(stored)
