@@ -2,12 +2,13 @@
 # docker run --rm -v "$PWD":/data inkzarr info scan.zarr
 FROM python:3.11-slim
 WORKDIR /opt/inkzarr
-COPY constraints.txt ./
-# torch comes first and alone: for a GPU, take the build that PyTorch's own page names
-RUN pip install --no-cache-dir --constraint constraints.txt torch==2.13.0
+COPY requirements.txt ./
+# all that comes over the network has the hash that requirements.txt tells; what must be built is built with
+# the image's own tools
+RUN pip install --no-cache-dir --no-build-isolation --require-hashes --requirement requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY inkzarr ./inkzarr
-RUN pip install --no-cache-dir --constraint constraints.txt ".[all]"
+RUN pip install --no-cache-dir --no-build-isolation --no-index --no-deps .
 RUN useradd --create-home scroll
 USER scroll
 WORKDIR /data

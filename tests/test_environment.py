@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+HASHED = (ROOT / "requirements.txt").read_text()
 INSTRUCTIONS = {"FROM", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT", "ENV", "ARG"}
 
 
@@ -37,16 +38,36 @@ def test_one_python_that_the_project_supports(steps, conda):
 def test_every_installation_is_pinned(steps, conda):
     installs = [shlex.split(rest) for name, rest in steps if name == "RUN" and "pip install" in rest]
     assert len(installs) == 2
-    for words in installs:
-        assert words[words.index("--constraint") + 1] == "constraints.txt"
+    first, second = installs
+    assert "--require-hashes" in first
+    assert first[first.index("--requirement") + 1] == "requirements.txt"
+    assert {"--no-index", "--no-deps"} <= set(second), "nothing more comes over the network"
+    assert all("--no-build-isolation" in words for words in installs), "build tools come from the image"
     pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
     assert pip[0] == "--constraint constraints.txt"
     torch = f"torch=={PINS['torch']}"
-    assert installs[0][-1] == torch
     assert torch in pip
     assert torch in (ROOT / "Makefile").read_text()
-    for extra in (installs[1][-1], pip[-1]):
-        assert set(re.search(r"\.\[(.*)\]", extra)[1].split(",")) <= PROJECT["optional-dependencies"].keys()
+    assert set(re.search(r"\.\[(.*)\]", pip[-1])[1].split(",")) <= PROJECT["optional-dependencies"].keys()
+
+
+def test_the_container_installs_pins_with_hashes():
+    told = re.split(r"\n(?=\S)", HASHED.strip())
+    found = {}
+    for entry in (entry for entry in told if not entry.startswith("#")):
+        first, *hashes = re.split(r" \\\n\s+", entry)
+        name, version = first.split("==")
+        found[name] = version.split(" ")[0]
+        assert hashes, entry
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one) for one in hashes), entry
+    assert "://" not in HASHED
+    pins = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in PINS.items()}
+    assert {name: version for name, version in found.items() if name in pins} == {
+        name: pins[name] for name in found if name in pins
+    }
+    extras = re.search(r"\[(.*)\]", PROJECT["optional-dependencies"]["all"][0])[1].split(",")
+    wanted = [*PROJECT["dependencies"], *(w for e in extras for w in PROJECT["optional-dependencies"][e])]
+    assert {re.split(r"[\[><=~ ]", want)[0].lower() for want in wanted} <= found.keys()
 
 
 def test_the_dockerfile_is_well_formed(steps):

@@ -206,7 +206,7 @@ class CarefulStore(WrapperStore["Store"]):
                     kind = DiskError if isinstance(self._store, LocalStore) else StoreError
                     raise kind(msg) from _harmless(error)
                 wait = FIRST_WAIT_S * 2 ** (attempt - 1)
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spreads tries, keeps no secret
         msg = "a request needs at least one try"
         raise RuntimeError(msg)
 

@@ -248,7 +248,7 @@ def write_movie(path: Path, planes: Planes, advance: Callable[[int], object]) ->
     ]
     with (
         tempfile.TemporaryFile() as words,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=words) as encoder,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=words) as encoder,  # noqa: S603 - a list, no shell; names come from the caller
     ):
         try:
             with contextlib.suppress(BrokenPipeError):  # its own words say why
