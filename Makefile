@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 
-.PHONY: demo test check bench bench-quick faults docs browser install install-light clean
+.PHONY: demo test check bench bench-quick faults fuzz docs browser install install-light clean
 
 demo: $(VENV)/user.done  ## the main job, end to end, on the synthetic scroll
 	$(BIN)/inkzarr demo demo
@@ -25,6 +25,9 @@ bench: $(VENV)/dev.done $(VENV)-peers/peers.done  ## ours beside the peers, in o
 
 bench-quick: $(VENV)/dev.done  ## the same in minutes, of sizes that prove nothing
 	$(BIN)/python -m benchmarks.report --quick --out $(VENV)/quick.md
+
+fuzz: $(VENV)/dev.done  ## ten minutes of damaged input for each parser
+	$(BIN)/python -m tests.fuzz --minutes 10
 
 docs: $(VENV)/dev.done  ## the site in docs/_build, its code blocks and notebooks executed, warnings are errors
 	$(BIN)/python -m pytest tests/test_docs.py -k "not site"

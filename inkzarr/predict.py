@@ -11,6 +11,7 @@ next block along z is left to it, where it is computed in the same process::
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 MOST_LAZY_BLOCKS = 8192
 BLOCKS_IN_FLIGHT = 2
 """One computes while the other reads or writes."""
+LARGEST_WINDOW = 2**30
+"""Voxels."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,11 @@ class PredictSettings:
     def windows(self, shape: Zyx) -> Windows:
         """The windows over a volume of `shape`."""
         window = Zyx.of(self.window)
-        if min(window) < 1:
-            msg = f"window {tuple(window)} holds no voxel: every axis needs at least one"
+        if min(window) < 1 or window.volume > LARGEST_WINDOW:
+            msg = f"window {tuple(window)} cannot be run: it holds from 1 to {LARGEST_WINDOW} voxels"
+            raise InputError(msg)
+        if math.isnan(self.air):
+            msg = "air nan compares with no voxel: give the largest value of empty windows, such as 0"
             raise InputError(msg)
         return Windows.overlapping(shape, window, self.overlap)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from inkzarr.core.geometry import Zyx
 
+LONGEST_NUMBER = 20
+"""Digits of an amount of memory."""
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
@@ -33,6 +35,8 @@ class Bytes(click.ParamType[int]):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", str(value), re.IGNORECASE)
         if match is None:
             self.fail(f"{value!r} is no amount of memory: write 8GB or 500MB", param, ctx)
+        if len(match[1]) > LONGEST_NUMBER:
+            self.fail(f"{match[1][:LONGEST_NUMBER]}... is more memory than there is", param, ctx)
         base = 1024 if match[3] else 1000
         return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
 
@@ -125,7 +129,7 @@ def _json(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         msg = "it must be a JSON object, such as '{\"anon\": true}'"

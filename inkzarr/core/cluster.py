@@ -12,6 +12,7 @@ from inkzarr.core.errors import InputError
 if TYPE_CHECKING:
     from types import TracebackType
 
+HOST = "127.0.0.1"
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """The environment variable that names a scheduler to join."""
 CONNECT_S = 20.0
@@ -99,7 +100,8 @@ def cluster(
             n_workers=workers or os.cpu_count(),
             threads_per_worker=threads,
             memory_limit=limit,
-            dashboard_address=":0",
+            host=HOST,
+            dashboard_address=f"{HOST}:0",
         )
         return DaskCluster(started.scheduler_address, started.dashboard_link, len(started.workers), started)
     try:

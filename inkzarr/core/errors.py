@@ -19,6 +19,11 @@ def hide_secrets(text: str) -> str:
     return QUERY.sub(r"\1", USER.sub("", text))
 
 
+def one_line(text: str) -> str:
+    """A text without line ends, and without what a terminal would take for commands."""
+    return "".join(letter if letter.isprintable() else " " for letter in text.strip())
+
+
 class InkzarrError(Exception):
     """An expected failure, told in one line: the value, the rule, the remedy; no secret of a URL is in it."""
 
@@ -33,11 +38,17 @@ class InputError(InkzarrError):
 
     exit_code = 3
 
+    def __init__(self, told: str = "") -> None:
+        super().__init__(one_line(told))
+
 
 class StoreError(InkzarrError):
     """A store failed for good: refused, timed out, cut short or undecodable after every retry."""
 
     exit_code = 4
+
+    def __init__(self, told: str = "") -> None:
+        super().__init__(one_line(told))
 
 
 class DiskError(StoreError):

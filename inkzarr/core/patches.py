@@ -115,7 +115,8 @@ def read_patches(path: str | PathLike[str]) -> Patches:
         raise InputError(msg)
     try:
         return _read_npy(where) if where.suffix == NPY else _read_parquet(where)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    # what reads them raises errors of many kinds; every one of them means that the file is damaged
+    except Exception as error:
         msg = f"patches {where} cannot be read ({error}): give Parquet with columns z, y, x, or .npy of n x 3"
         raise InputError(msg) from error
 
@@ -161,7 +162,7 @@ def _read_parquet(path: Path) -> Patches:
 
 
 def _read_npy(path: Path) -> Patches:
-    return Patches(_corners(np.load(path, allow_pickle=False)))
+    return Patches(_corners(np.load(path, mmap_mode="r", allow_pickle=False)))
 
 
 def _corners(found: NDArray[Any]) -> NDArray[np.int64]:

@@ -76,7 +76,7 @@ def check_stream(path: Path, header: PngHeader) -> None:
     ValueError
         Fewer bytes than the header's size needs, or damaged ones.
     """
-    needed, found = header.stream_bytes, 0
+    needed, found, held = header.stream_bytes, 0, path.stat().st_size
     unpacker = zlib.decompressobj()
     try:
         with path.open("rb") as file:
@@ -84,6 +84,9 @@ def check_stream(path: Path, header: PngHeader) -> None:
             while found < needed and not unpacker.eof and (head := file.read(CHUNK.size)):
                 length, name = CHUNK.unpack(head)
                 end = file.tell() + length + 4
+                if end > held:
+                    msg = f"it tells {end} bytes and holds {held}"
+                    raise ValueError(msg)
                 while name == b"IDAT" and (piece := file.read(min(PIECE, end - 4 - file.tell()))):
                     while piece and found < needed:
                         found += len(unpacker.decompress(piece, PIECE))

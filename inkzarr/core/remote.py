@@ -204,7 +204,7 @@ class CarefulStore(WrapperStore["Store"]):
                 if attempt == self._attempts or _is_final(error):
                     msg = f"cannot {verb} {key} of {self._place} ({attempt} tries): {_tell(error)}"
                     kind = DiskError if isinstance(self._store, LocalStore) else StoreError
-                    raise kind(msg) from _harmless(error)
+                    raise kind(msg) from harmless(error)
                 wait = FIRST_WAIT_S * 2 ** (attempt - 1)
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spreads tries, keeps no secret
         msg = "a request needs at least one try"
@@ -249,7 +249,7 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
         store = FsspecStore.from_url(url, storage_options=options, read_only=read_only)
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be opened ({error}): for http and s3 install inkzarr[remote]"
-        raise InputError(msg) from _harmless(error)
+        raise InputError(msg) from harmless(error)
     _raise_concurrency(ATTEMPTS)
     careful = CarefulStore(store, ATTEMPTS)
     if cache is not None and read_only:
@@ -336,7 +336,7 @@ def _with_status(error: Exception, status: int | None) -> Exception:
     return error
 
 
-def _harmless(error: Exception) -> Exception:
+def harmless(error: Exception) -> Exception:
     """An error that may stand in a traceback: itself, or one that says the same without secrets."""
     told = repr(error)
     if hide_secrets(f"{told} {error}") == f"{told} {error}":

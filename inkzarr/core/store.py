@@ -23,7 +23,7 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import AXES, Grid, Zyx
 from inkzarr.core.lazy import LazyVolume, Readable
 from inkzarr.core.ome import Level, read_axes, read_levels, write_levels
-from inkzarr.core.remote import is_refusal, is_remote, open_store, without_secrets
+from inkzarr.core.remote import harmless, is_refusal, is_remote, open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, COUNT, DIMS, INK, LINEAGE, VolumeSpec
 from inkzarr.core.volume import NUMBERS, StoredVolume, own_voxel_size
 
@@ -69,10 +69,10 @@ def open_stored(
     node = _open_node(store, url)
     if isinstance(node, zarr.Array):
         return _open_array(node, url, level, axes, storage_options)
-    attributes: dict[str, Any] = dict(node.attrs)
+    attributes = _attributes(node, url)
     levels = _levels(attributes, url)
     if not levels:
-        inside = ", ".join(_arrays(node)) or "nothing"
+        inside = ", ".join(_arrays(node, url)) or "nothing"
         msg = f"{url} is a group without multiscales: name one of its arrays (it holds {inside})"
         raise InputError(msg)
     if not 0 <= level < len(levels):
@@ -103,10 +103,10 @@ def open_all(
     """
     url = str(url).rstrip("/")
     node = _open_node(open_store(url, storage_options=storage_options), url)
-    attributes: dict[str, Any] = dict(node.attrs)
+    attributes = _attributes(node, url)
     images = _levels(attributes, url) if isinstance(node, zarr.Group) else []
     labels = images[:1] and images[0].path == INK.name  # of which viewers find the ink alone listed
-    arrays = _arrays(node) if isinstance(node, zarr.Group) and (labels or not images) else {}
+    arrays = _arrays(node, url) if isinstance(node, zarr.Group) and (labels or not images) else {}
     if not arrays or isinstance(node, zarr.Array):
         return [open_stored(url, level=n, storage_options=storage_options) for n in range(len(images) or 1)]
     um = own_voxel_size(attributes)
@@ -222,10 +222,10 @@ def _open_node(store: Store, url: str) -> zarr.Array[Any] | zarr.Group:
         raise
     except (FileNotFoundError, NodeNotFoundError) as error:
         msg = f"no Zarr volume at {url}: give the folder or URL that holds .zgroup, .zarray or zarr.json"
-        raise InputError(msg) from error
-    except Exception as error:
+        raise InputError(msg) from harmless(error)
+    except Exception as error:  # noqa: BLE001 - zarr raises anything
         msg = f"the metadata at {url} cannot be used: {error}"
-        raise InputError(msg) from error
+        raise InputError(msg) from harmless(error)
 
 
 def _open_array(
@@ -237,7 +237,7 @@ def _open_array(
             f"level {level} does not exist in {url}: it has 1, an array; give the group that lists the levels"
         )
         raise InputError(msg)
-    own: dict[str, Any] = dict(array.attrs)
+    own = _attributes(array, url)
     beside: tuple[Store, str] | None = None
     around: dict[str, Any] = {}
     if (place := _around(url)) is not None:
@@ -288,6 +288,14 @@ def _attributes_around(store: Store, array: zarr.Array[Any]) -> dict[str, Any]:
         return {}
 
 
+def _attributes(node: zarr.Array[Any] | zarr.Group, url: str) -> dict[str, Any]:
+    try:
+        return dict(node.attrs)
+    except (TypeError, ValueError) as error:
+        msg = f"the attributes at {url} cannot be used ({error}): they are a JSON object"
+        raise InputError(msg) from error
+
+
 def _levels(attributes: dict[str, Any], url: str) -> list[Level]:
     try:
         return read_levels(attributes)
@@ -301,16 +309,28 @@ def _member(group: zarr.Group, path: str, url: str) -> object:
     if "\0" in path or "\\" in path or ".." in path.split("/"):
         msg = f"the multiscales metadata at {url} names {path!r}, which leads out of it: name an array's path"
         raise InputError(msg)
-    return group.get(path)
+    try:
+        return group.get(path)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - zarr raises anything
+        msg = f"the metadata of {path} at {url} cannot be used: {error}"
+        raise InputError(msg) from harmless(error)
 
 
-def _arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+def _arrays(group: zarr.Group, url: str) -> dict[str, zarr.Array[Any]]:
     if not group.store.supports_listing and group.metadata.consolidated_metadata is None:
-        named = {name: group.get(name) for name in sorted(ARRAYS)}
+        named = {name: _member(group, name, url) for name in sorted(ARRAYS)}
         return {name: array for name, array in named.items() if isinstance(array, zarr.Array)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # of the ledger, which is no array
-        return dict(sorted(group.arrays()))
+        try:
+            return dict(sorted(group.arrays()))
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - zarr raises anything
+            msg = f"the metadata of an array in {url} cannot be used: {error}"
+            raise InputError(msg) from harmless(error)
 
 
 def _check_array(array: object, url: str) -> zarr.Array[Any]:
@@ -326,6 +346,9 @@ def _check_array(array: object, url: str) -> zarr.Array[Any]:
         raise InputError(msg)
     if min(array.shape) < 1:
         msg = f"{url} has shape {array.shape}: every axis needs at least one voxel"
+        raise InputError(msg)
+    if min(array.chunks) < 1:
+        msg = f"{url} has chunks of {array.chunks}: each holds at least one voxel"
         raise InputError(msg)
     if Zyx(*array.chunks).volume * dtype.itemsize > LARGEST_CHUNK:
         msg = f"{url} has chunks of {array.chunks} {dtype}: more than {LARGEST_CHUNK} bytes each are refused"

@@ -26,6 +26,7 @@ MOST = 1 << 31
 MOST_UNPACKED = 1 << 28
 KEEP = 255
 SNAP = 1e-6
+LARGEST_SCALE = 1e9
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _scale(path: Path) -> tuple[float, float]:
         raise InputError(msg)
     try:
         fields = json.loads(meta.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{meta} is no JSON ({error}): export the surface again"
         raise InputError(msg) from error
     kind = fields.get("format", FORMAT) if isinstance(fields, dict) else None
@@ -211,7 +212,7 @@ def _scale(path: Path) -> tuple[float, float]:
         raise InputError(msg)
     scale = fields.get("scale")
     numbers = isinstance(scale, list) and len(scale) == 2 and all(type(v) in (int, float) for v in scale)
-    if not numbers or not all(0 < v < math.inf for v in scale):
+    if not numbers or not all(0 < v < LARGEST_SCALE for v in scale):
         msg = (
             f"{meta} has scale {scale!r}: give two positive numbers, grid cells per voxel along columns, rows"
         )
@@ -233,7 +234,7 @@ def _header(path: Path) -> tuple[int, int]:
             cut = path.stat().st_size < max(
                 (a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0
             )
-    except (OSError, ValueError, TypeError, IndexError, KeyError, tifffile.TiffFileError) as error:
+    except Exception as error:  # tifffile raises errors of many kinds; each means a damaged header
         msg = f"{path} cannot be read as TIFF ({error}): export the surface again"
         raise InputError(msg) from error
     mask = path.stem == "mask"

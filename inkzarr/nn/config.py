@@ -61,8 +61,8 @@ class Network(Section):
         Of each GroupNorm. Default 4.
     """
 
-    f_maps: int = Field(default=32, ge=1)
-    levels: int = Field(default=5, ge=2)
+    f_maps: int = Field(default=32, ge=1, le=4096)
+    levels: int = Field(default=5, ge=2, le=12)
     groups: int = Field(default=4, ge=1)
 
 
@@ -236,7 +236,7 @@ class Config(Section):
     valid_labels: str | None = None
     valid_patches: str | None = None
     init: str | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     rate: float = Field(default=1e-3, gt=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -307,7 +307,7 @@ def read_config(path: str | PathLike[str]) -> Config:
     """
     try:
         given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also of numbers with too many digits
         msg = f"config {path} cannot be read ({error}): give a TOML file"
         raise InputError(msg) from error
     try:

@@ -15,7 +15,7 @@ import torch
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import AXES, check_axes
 from inkzarr.nn.checkpoint import Checkpoint, Normalisation, load_checkpoint
-from inkzarr.nn.fast import prepare
+from inkzarr.nn.fast import out_of_memory, prepare
 from inkzarr.nn.unet import UNet3D, check_window
 
 if TYPE_CHECKING:
@@ -191,7 +191,9 @@ class Engine:
             part = windows[len(results) : len(results) + self.batch]
             try:
                 results += self._run(part, dtype)
-            except torch.cuda.OutOfMemoryError as error:
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
                 torch.cuda.empty_cache()
                 if self.batch == 1:
                     shape = tuple(part[0].shape)

@@ -161,6 +161,11 @@ class Join:
         return out.relu_()
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device, or this machine, has no more memory: torch tells a CPU's in words alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def single_threaded(workers: int) -> ThreadPoolExecutor:
     """Start a pool of `workers` in which torch computes with one thread each."""
 

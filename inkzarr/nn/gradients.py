@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from inkzarr.nn.fast import single_threaded
+from inkzarr.core.errors import InputError
+from inkzarr.nn.fast import out_of_memory, single_threaded
 
 if TYPE_CHECKING:
     from inkzarr.nn.processes import Processes
@@ -77,7 +78,22 @@ class Gradients:
         -------
         Tensor
             The terms of the loss as sums, of this process.
+
+        Raises
+        ------
+        InputError
+            The device has not enough memory.
         """
+        try:
+            return self._run(given, wanted, weights)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            told = f"a step of {len(given)} windows of {tuple(given.shape[2:])}"
+            msg = f"{told} does not fit the memory of {given.device}: use a smaller batch, window or network"
+            raise InputError(msg) from error
+
+    def _run(self, given: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
         given = given.contiguous(memory_format=torch.channels_last_3d)
         if self.pool is None:
             loss, sums = self._loss(given, wanted, weights)

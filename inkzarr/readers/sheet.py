@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.png import check_stream, read_header
 
 SUFFIXES = (".png", ".tif", ".tiff")
+GREY = ((8, 0), (8, 4))
+"""Bits and colour type of a PNG in grey, without and with alpha."""
 MOST = 1 << 31
 """Pixels; a sheet is read as a whole."""
 
@@ -50,16 +53,24 @@ def read_sheet(path: str | Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_] |
 
 def _read_png(path: Path) -> NDArray[Any]:
     try:
+        header = read_header(path)
+        if header is None or (header.bits, header.colour) not in GREY:
+            msg = "it is not of 8-bit grey, with or without alpha"
+            raise ValueError(msg)
+        _check_count(header.shape)
+        check_stream(path, header)
         # not by Image.open: scrolls exceed its limit of 179 million pixels
         with PngImageFile(path) as image:
-            if image.width * image.height > MOST:
-                msg = f"it has {image.width * image.height} pixels, more than {MOST}"
-                raise ValueError(msg)
-            image.load()
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error) as error:
         msg = f"sheet {path} cannot be read as PNG ({error}): write it again"
         raise InputError(msg) from error
+
+
+def _check_count(shape: tuple[int, int]) -> None:
+    if shape[0] * shape[1] > MOST:
+        msg = f"it has {shape[0]} x {shape[1]} pixels, more than {MOST}"
+        raise ValueError(msg)
 
 
 def _read_tiff(path: Path) -> NDArray[Any]:
@@ -68,7 +79,12 @@ def _read_tiff(path: Path) -> NDArray[Any]:
             if len(tif.pages) != 1:
                 msg = f"it has {len(tif.pages)} pages"
                 raise ValueError(msg)
-            return np.asarray(tif.pages[0].asarray())
+            page: Any = tif.pages[0]
+            if page.dtype != np.uint8 or page.samplesperpixel not in (1, 2):
+                msg = f"it holds {page.samplesperpixel} x {page.dtype} a pixel, not 8-bit grey"
+                raise ValueError(msg)
+            _check_count((page.imagelength, page.imagewidth))
+            return np.asarray(page.asarray())
     # codecs raise errors of their own kinds; every one of them means that the file is damaged
     except Exception as error:
         msg = f"sheet {path} cannot be read as TIFF of one page ({error}): write it again"

@@ -242,7 +242,7 @@ def _volpkg(folder: Path, count: int) -> float | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         slices, size = int(meta["slices"]), float(meta["voxelsize"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         return None
     if slices != count:
         msg = f"meta.json tells {slices} slices, {count} are there: fetch the others, or remove meta.json"

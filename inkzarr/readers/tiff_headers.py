@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CODED = -1
 """Stands for the offset of voxels that are not stored as they are."""
+LARGEST_TILE, LARGEST_SEGMENT = 2**24, 2**30
+"""Pixels that a tile may have whatever the image, and that any strip or tile may have."""
 GREY = (0, 1)
 """Photometric interpretations without colour; stored values are taken as they are in both."""
 
@@ -108,6 +110,7 @@ def page_header(page: Any, path: Path) -> Header:  # noqa: ANN401 - TiffPage or 
     height, width = page.shape
     segment = (min(page.chunks[0], height), min(page.chunks[1], width))
     _check_segments(page, where, -(-height // page.chunks[0]) * -(-width // page.chunks[1]))
+    _check_segment(page.chunks[0] * page.chunks[1], height * width, where)
     raw = int(page.dataoffsets[0]) if page.is_final and not page.is_tiled else CODED
     if raw != CODED:
         _check_extent(page.parent.filehandle.size, raw + height * width * dtype.itemsize, where)
@@ -203,6 +206,13 @@ def _check_segments(page: Any, where: str, expected: int) -> None:  # noqa: ANN4
         msg = f"{where} lists {np.count_nonzero(counts)} strips or tiles, it needs {expected}: copy it again"
         raise InputError(msg)
     _check_extent(page.parent.filehandle.size, int((starts + counts).max()), where)
+
+
+def _check_segment(area: int, image: int, where: str) -> None:
+    """Refuse strips and tiles of which one alone would fill the memory when it is decoded."""
+    if area > max(LARGEST_TILE, min(image, LARGEST_SEGMENT)):
+        msg = f"{where} has strips or tiles of {area} pixels, the image {image}: save it with smaller ones"
+        raise InputError(msg)
 
 
 def _check_extent(held: int, needed: int, where: str) -> None:
