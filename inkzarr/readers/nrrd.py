@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nrrd", ".nhdr")
 LONGEST_HEADER = 2**20
+LONGEST_NAME = 255
 TYPES = {
     **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), "uint8"),
     **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), "uint16"),
@@ -225,6 +226,9 @@ def _data_file(fields: dict[str, str], path: Path, attached: int) -> tuple[Path,
     if told.upper().startswith("LIST") or "%" in told:
         msg = f"{path.name} spreads its voxels over many files ({told!r}): save it as one"
         raise InputError(msg)
+    if "\0" in told or len(told) > LONGEST_NAME:
+        msg = f"{path.name} names the data file {told[:60]!r}, which is no name: put both together"
+        raise InputError(msg)
     data = path.parent / told
     if not data.resolve().is_relative_to(path.parent.resolve()):
         msg = f"{path.name} names the data file {told!r}, outside its own folder: put both together"
@@ -239,7 +243,8 @@ def _skip_lines(data: Path, start: int, lines: int) -> int:
     with data.open("rb") as file:
         file.seek(start)
         for _ in range(lines):
-            file.readline(LONGEST_HEADER)
+            if not file.readline(LONGEST_HEADER):
+                break  # past the end, which is told where the voxels are missed
         return file.tell()
 
 
