@@ -149,6 +149,7 @@ class FlattenReport:
         layers, rows, columns = self.shape
         ratio = f", each {self.fetched / self.needed:.2f} times" if self.needed else ""
         outside = f", {self.outside} of them outside the volume" if self.outside else ""
+        ratio += f"; {self.run.traffic}" if self.run.traffic else ""
         before = f" ({self.run.resumed} from before)" if self.run.resumed else ""
         return "\n".join(
             [
@@ -233,6 +234,7 @@ def flatten(
     _write_sheet(job, Path(out), settings, stored.voxel_size_um)
     shutil.rmtree(job.out)
     chunks = [count for name, count in run.tally.items() if name.startswith("chunk ")]
+    run = replace(run, traffic=stored.traffic())
     pixels = run.tally.get("valid", 0), run.tally.get("outside", 0), pixel_spacing(sheet)
     shape, seconds = (settings.layers, *sheet.shape), time.monotonic() - began
     return FlattenReport(str(out), shape, run, *pixels, len(chunks), sum(chunks), seconds)

@@ -12,7 +12,7 @@ next block along z is left to it, where it is computed in the same process::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,7 +214,7 @@ def predict_volume(
     Returns
     -------
     Report
-        When every block is written.
+        When every block is written; of a remote scan it tells the bytes fetched and needed.
 
     Raises
     ------
@@ -222,7 +222,8 @@ def predict_volume(
         As the runner tells them.
     """
     job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
-    return write_blocks(job, blocks, options)
+    report = write_blocks(job, blocks, options)
+    return replace(report, traffic=blocks.stored.traffic())
 
 
 def plan_predict(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,30 @@ def two(tmp_path_factory):
         values = rng.integers(0, 256, valid.shape, "uint8") * (rng.random(valid.shape) < 0.7).astype("uint8")
         parts.append(segment(folder, name, points, normals, valid, values))
     return folder, parts
+
+
+@pytest.fixture(scope="session")
+def moto():
+    """URL of an S3 server in a process of its own."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    from tests.core.line import start_moto
+
+    server, url = start_moto()
+    yield url
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def s3(moto):
+    """Options for the server, that holds one bucket, ``scrolls``, and nothing else."""
+    import s3fs
+
+    urllib.request.urlopen(
+        urllib.request.Request(f"{moto}/moto-api/reset", method="POST"), timeout=20
+    ).close()
+    secret = "wJalrXUtnFEMI-not-a-real-one"
+    options = {"key": "AKIAIOSFODNN7", "secret": secret, "client_kwargs": {"endpoint_url": moto}}
+    s3fs.S3FileSystem(**options).mkdir("scrolls")
+    return options

@@ -106,11 +106,15 @@ class ChunkCache:
             A chunk cannot be had.
         """
         indices = list(self.grid.indices(box))
-        for index in indices[: self.threads]:
+        ahead = iter(indices)
+        for index in itertools.islice(ahead, self.threads):
             if self.start(index):
                 fetched.append(index)
         whole: Chunk = None
         for index in indices:
+            for following in itertools.islice(ahead, 1):
+                if self.start(following):
+                    fetched.append(following)
             chunk = self.chunk(index, fetched)
             if chunk is None:
                 continue

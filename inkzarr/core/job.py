@@ -218,6 +218,8 @@ class Report:
         Of this start.
     tally : dict of str to int
         What the stage counted, in all starts.
+    traffic : str
+        What this start fetched of a remote volume, where the stage tells.
     """
 
     out: str
@@ -226,11 +228,13 @@ class Report:
     nonzero: int
     seconds: float
     tally: dict[str, int] = field(default_factory=dict)
+    traffic: str = ""
 
     def __str__(self) -> str:
         """One line."""
         before = f" ({self.resumed} from before)" if self.resumed else ""
-        return f"{self.out}: {self.blocks} blocks{before} in {duration(self.seconds)}"
+        traffic = f"; {self.traffic}" if self.traffic else ""
+        return f"{self.out}: {self.blocks} blocks{before} in {duration(self.seconds)}{traffic}"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from inkzarr.core.chunk_folder import ChunkFolder
 from inkzarr.core.errors import DiskError, InputError, StoreError, hide_secrets
 from inkzarr.core.schema import LEDGER_FOLDER, METADATA
+from inkzarr.core.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
@@ -37,6 +38,7 @@ LONGEST_S = 600.0
 """Of one try in all."""
 FIRST_WAIT_S = 0.2
 WEB = ("http", "https")
+S3 = ("s3", "s3a")
 BLOSC_HEADER = 16
 """Bytes; the last four say how long the frame is."""
 FINAL_STATUS = frozenset(range(400, 500)) - {408, 429}
@@ -67,13 +69,16 @@ class CarefulStore(WrapperStore["Store"]):
         """Prefixes of keys that hold blosc frames, which are decoded past their end when cut short."""
         self.kept: ChunkFolder | None = None
         """Where chunks are kept on a local disk."""
+        self.traffic = Traffic()
+        """Of this process."""
         self._fetching: dict[str, asyncio.Event] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fetching": {}}
+        return {**self.__dict__, "_fetching": {}, "traffic": Traffic()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
+        _once_only(self._store)
         _raise_concurrency(self._attempts)
 
     def _with_store(self, store: Store) -> CarefulStore:
@@ -95,21 +100,38 @@ class CarefulStore(WrapperStore["Store"]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Read a key; None only where the store says that there is none."""
-        kept = None if key.rpartition("/")[2] in METADATA or LEDGER_FOLDER in key else self.kept
-        if kept is None:
+        if key.rpartition("/")[2] in METADATA or LEDGER_FOLDER in key:
             return await self._fetch(key, prototype, byte_range)
         name = key if byte_range is None else f"{key} {byte_range}"
+        if self.kept is None:
+            found = await self._fetch(key, prototype, byte_range)
+            fetched = found is not None
+        else:
+            found, fetched = await self._keep(self.kept, name, key, prototype, byte_range)
+        if found is not None and self._attempts > 1:
+            self.traffic.note(name, len(found), fetched=len(found) * fetched)
+        return found
+
+    async def _keep(
+        self,
+        kept: ChunkFolder,
+        name: str,
+        key: str,
+        prototype: BufferPrototype,
+        byte_range: ByteRequest | None,
+    ) -> tuple[Buffer | None, bool]:
+        """What is kept under a name, else fetched and kept; and whether it was fetched."""
         while (other := self._fetching.get(name)) is not None:  # another block wants the same chunk
             await other.wait()
         self._fetching[name] = asyncio.Event()
         try:
             held = await asyncio.to_thread(kept.get, name)
             if held is not None:
-                return prototype.buffer.from_bytes(held)
+                return prototype.buffer.from_bytes(held), False
             found = await self._fetch(key, prototype, byte_range)
             if found is not None:
                 await asyncio.to_thread(kept.put, name, found.to_bytes())
-            return found
+            return found, True
         finally:
             self._fetching.pop(name).set()
 
@@ -225,8 +247,9 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
     url : str
         A local path, or any URL that fsspec knows (``http(s)://``, ``s3://``).
     storage_options : dict, optional
-        For fsspec, such as ``{"anon": True}``; and ``cache``, a folder of this machine in which chunks that
-        are read are kept.
+        For fsspec, such as ``{"anon": True}``; options of one kind of store alone as
+        ``{"s3": {"key": ...}, "https": {...}}``; and ``cache``, a folder of this machine in which chunks
+        that are read are kept.
     read_only : bool
         Whether writing is refused.
 
@@ -244,9 +267,11 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
     cache = storage_options.pop("cache", None)
     if not is_remote(url):
         return CarefulStore(LocalStore(os.path.realpath(url.removeprefix("file://")), read_only=read_only))
+    protocol = fsspec.utils.get_protocol(url)
     try:
-        options = _with_timeouts(fsspec.utils.get_protocol(url), storage_options)
+        options = _with_care(protocol, _of_protocol(protocol, storage_options))
         store = FsspecStore.from_url(url, storage_options=options, read_only=read_only)
+        _once_only(store)
     except (ImportError, ValueError) as error:
         msg = f"{url} cannot be opened ({error}): for http and s3 install inkzarr[remote]"
         raise InputError(msg) from harmless(error)
@@ -289,14 +314,37 @@ def _raise_concurrency(attempts: int) -> None:
         zarr.config.set({"async.concurrency": max(CONCURRENCY, zarr.config.get("async.concurrency"))})
 
 
-def _with_timeouts(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Options of a remote store that gives up on silence, and lists what is there now."""
+def _of_protocol(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of one kind of store: those that are everybody's, and its own."""
+    kinds = {name for name, value in given.items() if isinstance(value, dict)} & {*WEB, *S3, protocol}
+    return {name: given[name] for name in given if name not in kinds} | given.get(protocol, {})
+
+
+def _with_care(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a store that gives up on silence, asks once for a key, and lists what is there now."""
+    if protocol in S3:
+        config = {
+            "connect_timeout": TIMEOUT_S,
+            "read_timeout": TIMEOUT_S,
+            "max_pool_connections": CONCURRENCY,
+            "retries": {"total_max_attempts": 1},
+            **given.get("config_kwargs", {}),
+        }
+        # s3fs asks for an object's size before each read, unless it reads the object in one piece
+        return {"use_listings_cache": False, "max_concurrency": 1, **given, "config_kwargs": config}
     if protocol not in WEB:
         return {"use_listings_cache": False, **given}
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
     return {**given, "client_kwargs": {"timeout": timeout, **given.get("client_kwargs", {})}}
+
+
+def _once_only(store: Store) -> None:
+    """Switch off the tries of s3fs: ours would multiply them."""
+    fs = getattr(store, "fs", None)
+    if fs is not None and "s3" in fs.protocol:
+        fs.retries = 1
 
 
 def _check_length(length: int, byte_range: ByteRequest | None) -> None:

@@ -20,6 +20,7 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, Ledger
 from inkzarr.core.ome import Level
+from inkzarr.core.progress import size
 from inkzarr.core.remote import CarefulStore, fault_of, is_refusal, is_remote, without_secrets
 from inkzarr.core.schema import DIMS, LINEAGE
 
@@ -179,6 +180,14 @@ class StoredVolume:
             state["_written"] = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).view(bool)
         del state["ledger"]
         self.__dict__.update(state)
+
+    def traffic(self) -> str:
+        """What this process fetched of a remote volume, in words; "" where it fetched or needed nothing."""
+        found = getattr(self.array.store, "traffic", None)
+        if found is None or not found.needed:
+            return ""
+        times = f"{found.fetched / found.needed:.2f} times"
+        return f"{size(found.fetched)} fetched, {size(found.needed)} needed ({times})"
 
     def read(self, box: Box) -> np.ndarray:
         """The voxels of `box`, which lies inside the volume.

@@ -1,21 +1,16 @@
 """Remote volumes: only "no such key" is an empty chunk; every other fault is survived or named."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 
 import numpy as np
 import pytest
 import zarr
 
 from inkzarr.core import remote
-from inkzarr.core.errors import BlocksFailedError, InkzarrError, InputError, StoreError
+from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Job, RunOptions
-from inkzarr.core.remote import is_remote, open_store, without_secrets
+from inkzarr.core.remote import is_remote, without_secrets
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import VolumeSpec
 from inkzarr.core.store import open_all, open_stored, open_volume
@@ -236,158 +231,11 @@ def test_what_is_remote():
     ] * 2
 
 
-SECRET = "wJalrXUtnFEMI-not-a-real-one"
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """Options for a bucket ``scrolls`` of an S3 server in a process of its own."""
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto")
-    import s3fs
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    options = {"key": "AKIAIOSFODNN7", "secret": SECRET, "client_kwargs": {"endpoint_url": url}}
-    try:
-        s3fs.S3FileSystem(**options).mkdir("scrolls")
-        yield options
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def keys(options, folder):
-    import s3fs
-
-    fs = s3fs.S3FileSystem(**options, skip_instance_cache=True)
-    found = fs.find(folder)
-    return {path.removeprefix(f"{folder}/"): fs.cat_file(path) for path in found}
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 WIDE = Zyx(130, 260, 128)
-
-
-def s3_job(out, options, **layout):
-    return Job(
-        "copy",
-        out,
-        VolumeSpec(WIDE, np.dtype("uint8"), **layout),
-        Zyx.of(128),
-        {"a": 1},
-        storage_options=options,
-    )
 
 
 def place(box):
     return np.full(box.shape, 1 + sum(box.start) // 128, "uint8")
-
-
-@pytest.mark.parametrize("layout", [{}, {"zarr_format": 3, "shard": 256}], ids=["v2", "v3-shards"])
-def test_s3_holds_what_a_local_disk_would(s3, tmp_path, layout):
-    name = f"scrolls/{len(layout)}/out.zarr"
-    write_blocks(s3_job(f"{tmp_path}/out.zarr", None, **layout), place, RunOptions())
-    write_blocks(s3_job(f"s3://{name}", s3, **layout), place, RunOptions())
-    there = keys(s3, name)
-    assert there == tree(tmp_path / "out.zarr")
-    assert not any(SECRET.encode() in body for body in there.values())
-    scan = open_volume(f"s3://{name}", storage_options=s3)
-    assert (scan.to_numpy() == open_volume(tmp_path / "out.zarr").to_numpy()).all()
-    stored = open_stored(f"s3://{name}", storage_options=s3)
-    assert stored.identity == open_stored(f"{tmp_path}/out.zarr").identity
-    assert np.array_equal(stored.may_exceed(1), open_stored(f"{tmp_path}/out.zarr").may_exceed(1))
-    assert "130" in str(info(f"s3://{name}", storage_options=s3))
-    assert write_blocks(s3_job(f"s3://{name}", s3, **layout), place, RunOptions()).resumed > 0
-
-
-def test_s3_resumes_after_failures(s3, tmp_path):
-    def failing(box):
-        if box.start == (0, 128, 0):
-            msg = "told to fail"
-            raise ValueError(msg)
-        return place(box)
-
-    job = s3_job("s3://scrolls/resumed/out.zarr", s3)
-    with pytest.raises(BlocksFailedError, match="1 of 6 blocks failed"):
-        write_blocks(job, failing, RunOptions(workers=2))
-    assert plan_blocks(job, RunOptions()).done == 5
-    assert write_blocks(job, place, RunOptions()).resumed == 5
-    write_blocks(s3_job(f"{tmp_path}/out.zarr", None), place, RunOptions())
-    assert keys(s3, "scrolls/resumed/out.zarr") == tree(tmp_path / "out.zarr")
-
-
-def test_s3_is_overwritten_whole(s3, tmp_path):
-    url = "s3://scrolls/over/out.zarr"
-    write_blocks(s3_job(url, s3, zarr_format=3), place, RunOptions())
-    neighbour = s3_job("s3://scrolls/over/out.zarr2", s3)
-    write_blocks(neighbour, place, RunOptions())
-    with pytest.raises(InputError, match="zarr_format was 3, is 2"):
-        write_blocks(s3_job(url, s3), place, RunOptions())
-    write_blocks(s3_job(url, s3), place, RunOptions(overwrite=True))
-    write_blocks(s3_job(f"{tmp_path}/out.zarr", None), place, RunOptions())
-    assert keys(s3, "scrolls/over/out.zarr") == tree(tmp_path / "out.zarr")
-    assert write_blocks(neighbour, place, RunOptions()).resumed == 6
-
-
-def test_s3_foreign_data_stays(s3):
-    import s3fs
-
-    fs = s3fs.S3FileSystem(**s3, skip_instance_cache=True)
-    fs.pipe_file("scrolls/holiday/beach.jpg", b"sand")
-    for overwrite in (False, True):
-        with pytest.raises(InputError, match=r"did not write|is no Zarr volume"):
-            write_blocks(s3_job("s3://scrolls/holiday", s3), place, RunOptions(overwrite=overwrite))
-    assert keys(s3, "scrolls/holiday") == {"beach.jpg": b"sand"}
-
-
-def test_s3_missing_chunks_are_listed(s3):
-    job = s3_job("s3://scrolls/sparse/out.zarr", s3)
-    write_blocks(job, lambda box: place(box) * (box.start == (128, 0, 0)), RunOptions())
-    stored = open_stored(job.out, storage_options=s3)
-    sync_delete(stored)
-    assert np.argwhere(open_stored(job.out, storage_options=s3).may_exceed(0)).tolist() == [[1, 0, 0]]
-
-
-def sync_delete(stored):
-    """The ledger's manifest, so that only the list of chunks is left to tell."""
-    from zarr.core.sync import sync
-
-    writable = open_store(
-        stored.url, storage_options=stored.array.store._store.fs.storage_options, read_only=False
-    )
-    sync(writable.delete(".inkzarr/0/manifest.json"))
-
-
-def test_s3_that_cannot_be_had(s3, monkeypatch):
-    for variable in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setattr(remote, "ATTEMPTS", 2)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(InkzarrError) as raised:
-        open_volume("s3://scrolls/nothing", storage_options=s3)
-    assert isinstance(raised.value, InputError)
-    with pytest.raises((InputError, StoreError)):
-        open_volume("s3://no-such-bucket/scan.zarr", storage_options=s3)
-    nobody = {"client_kwargs": s3["client_kwargs"]}
-    began = time.monotonic()
-    with pytest.raises(StoreError, match="redentials"):
-        open_volume("s3://scrolls/1/out.zarr", storage_options=nobody)
-    assert time.monotonic() - began < 5, "asking again brings no credentials"
 
 
 @pytest.fixture
@@ -423,17 +271,3 @@ def test_who_may_read_an_array_need_not_look_around(web, group, status):
     assert stored.voxel_size_um is None
     assert stored.ledger is None
     assert stored.read(Box.whole(WIDE)).any()
-
-
-def test_s3_arrays_are_guarded_too(s3):
-    out = "s3://scrolls/guarded.zarr"
-    write_blocks(s3_job(out, s3), place, RunOptions())
-    assert open_stored(f"{out}/0", storage_options=s3).ledger is not None
-    assert open_stored(f"{out}/0", storage_options=s3).voxel_size_um == 7.91
-    import s3fs
-
-    s3fs.S3FileSystem(**s3).rm_file("scrolls/guarded.zarr/0/0/0/0")
-    with pytest.raises(StoreError, match="is lost, its ledger knows of voxels in it"):
-        open_stored(f"{out}/0", storage_options=s3).read(Box.whole(WIDE))
-    zarr.save_array("s3://scrolls", np.ones((4, 4, 4), "uint8"), storage_options=s3)
-    assert open_stored("s3://scrolls", storage_options=s3).ledger is None
