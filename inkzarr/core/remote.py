@@ -317,7 +317,8 @@ def _raise_concurrency(attempts: int) -> None:
 def _of_protocol(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
     """The options of one kind of store: those that are everybody's, and its own."""
     kinds = {name for name, value in given.items() if isinstance(value, dict)} & {*WEB, *S3, protocol}
-    return {name: given[name] for name in given if name not in kinds} | given.get(protocol, {})
+    own: dict[str, Any] = given.get(protocol, {})
+    return {name: given[name] for name in given if name not in kinds} | own
 
 
 def _with_care(protocol: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from inkzarr.core.bounded import unknown_codecs
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import AXES, Grid, Zyx
 from inkzarr.core.lazy import LazyVolume, Readable
+from inkzarr.core.numbered import named_um, numbered
 from inkzarr.core.ome import Level, read_axes, read_levels, write_levels
 from inkzarr.core.remote import harmless, is_refusal, is_remote, open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, COUNT, DIMS, INK, LINEAGE, VolumeSpec
@@ -70,7 +71,7 @@ def open_stored(
     if isinstance(node, zarr.Array):
         return _open_array(node, url, level, axes, storage_options)
     attributes = _attributes(node, url)
-    levels = _levels(attributes, url)
+    levels = _levels(attributes, url) or numbered(node, url)
     if not levels:
         inside = ", ".join(_arrays(node, url)) or "nothing"
         msg = f"{url} is a group without multiscales: name one of its arrays (it holds {inside})"
@@ -104,7 +105,7 @@ def open_all(
     url = str(url).rstrip("/")
     node = _open_node(open_store(url, storage_options=storage_options), url)
     attributes = _attributes(node, url)
-    images = _levels(attributes, url) if isinstance(node, zarr.Group) else []
+    images = (_levels(attributes, url) or numbered(node, url)) if isinstance(node, zarr.Group) else []
     labels = images[:1] and images[0].path == INK.name  # of which viewers find the ink alone listed
     arrays = _arrays(node, url) if isinstance(node, zarr.Group) and (labels or not images) else {}
     if not arrays or isinstance(node, zarr.Array):
@@ -243,7 +244,7 @@ def _open_array(
     if (place := _around(url)) is not None:
         beside = open_store(place[0], storage_options=storage_options), place[1]
         around = _attributes_around(beside[0], array)
-    um = own_voxel_size(own) or own_voxel_size(around)
+    um = own_voxel_size(own) or own_voxel_size(around) or named_um(url, array, beside)
     found = Level("", um)
     told = "".join(
         (name or "")[:1] for name in getattr(array.metadata, "dimension_names", None) or ()
