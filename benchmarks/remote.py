@@ -7,8 +7,8 @@ A volume of raw chunks of 128^3 lies on a web server and in a bucket of moto's S
 of its own adds 30 ms to each request, and remembers the servers' answers, so that they cost nothing. Chunks a
 second of a whole region, and the processor's milliseconds that a chunk costs the reader: ours as stages read,
 ours as a lazy volume (with Dask's threads, and with 32), zarr on fsspec, and obstore and tensorstore where
-they are installed. Then predict and flatten over both: bytes fetched for each byte needed, without a cache and
-with one.
+they are installed. Then predict and flatten over both: bytes fetched for each byte needed, without a cache
+and with one.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ def main(arguments=None):
         zarr.create_array(served / "scan.zarr", data=voxels, chunks=(128,) * 3, **layout)
         zarr.create_array(served / "small.zarr", data=voxels[(slice(small),) * 3], chunks=(32,) * 3, **layout)
         moto, s3 = start_moto()
+        stack.callback(moto.wait)
         stack.callback(moto.terminate)
         fs = s3fs.S3FileSystem(key="a", secret="b", client_kwargs={"endpoint_url": s3})
         fs.mkdir("scrolls")

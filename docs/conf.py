@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
 from inkzarr.cli import cli
 from inkzarr.core.schema import VERSION
+
+HERE = Path(__file__).resolve().parent
+shutil.copytree(
+    HERE.parent / "notebooks",
+    HERE / "tutorials" / "notebooks",
+    ignore=lambda _, names: [name for name in names if not name.endswith(".ipynb")],
+    dirs_exist_ok=True,
+)
 
 project = "inkzarr"
 author = "the inkzarr authors"

@@ -128,6 +128,6 @@ def test_the_remote_benchmark_prints_its_tables(capsys):
     remote.main(["--quick"])
     printed = capsys.readouterr().out
     assert printed.count("zarr on fsspec") == 2
-    told = re.findall(r"(predict|flatten), (?:http|s3), (with|without).*\(([\d.]+) times\)", printed)
+    told = re.findall(r"(predict|flatten), (?:http|s3), (without|with).*\(([\d.]+) times\)", printed)
     assert len(told) == 8
     assert all(float(times) <= (1.3 if how == "without" else 1.0) for _, how, times in told)
