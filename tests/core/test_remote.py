@@ -113,6 +113,19 @@ def test_what_does_not_decode_is_asked_for_again(web, voxels, kind):
     assert (open_volume(f"{web.url}/{kind}").to_numpy() == voxels).all()
 
 
+@pytest.mark.parametrize("kind", ["v2-raw", "v3-zstd"])
+def test_a_wrong_body_that_was_kept_is_fetched_again(web, voxels, kind, tmp_path):
+    """Also by a later process, where nobody fetched it again in time."""
+    options = {"cache": str(tmp_path)}
+    web.faults[f"{kind}/{KEYS[kind]}"] = ["html"]
+    with pytest.raises(StoreError, match=KEYS[kind]):
+        open_volume(f"{web.url}/{kind}", storage_options=options).compute()
+    del web.faults[f"{kind}/{KEYS[kind]}"]
+    for _ in range(2):
+        assert (open_volume(f"{web.url}/{kind}", storage_options=options).to_numpy() == voxels).all()
+    assert web.asked[f"{kind}/0.0.0" if kind == "v2-raw" else f"{kind}/c/0/0/0"] <= 2
+
+
 def test_tries_are_counted(web):
     web.faults["v2-raw/0.1.2"] = [500]
     web.faults["v2-blosc/0.1.2"] = [403]
