@@ -75,3 +75,26 @@ def test_arrays_that_are_no_levels(place):
     with pytest.raises(InputError, match="without multiscales: name one of its arrays"):
         open_volume(f"{place}/times_2um.zarr")
     assert open_stored(f"{place}/times_2um.zarr/1").voxel_size_um == 2
+
+
+def test_a_terabyte_on_the_web_is_opened_and_shown_by_a_few_requests(tmp_path):
+    """Metadata to open it; for its card at most 16 chunks, which are missing here."""
+    pytest.importorskip("aiohttp")
+    name = "scroll_7.91um.zarr"
+    zarr.create_array(
+        tmp_path / name, shape=(14376, 7888, 8096), chunks=(128,) * 3, dtype="u1", zarr_format=2
+    )
+    web = Web(tmp_path)
+    try:
+        scan = open_volume(f"{web.url}/{name}")
+        assert "14376" in scan._repr_html_()
+        opened = sum(web.asked.values())
+        assert opened <= 12
+        assert not any(key[-1].isdigit() for key in web.asked), "no chunk is asked for"
+        shown = info(f"{web.url}/{name}")._repr_html_()
+        assert "14376,7888,8096" in shown
+        assert "7.91" in shown
+        assert sum(n for key, n in web.asked.items() if key[-1].isdigit()) <= 16
+        assert sum(web.asked.values()) <= 3 * 12 + 16
+    finally:
+        web.close()
