@@ -32,6 +32,7 @@ MODULES = {
     "labels": "label projection, patches and split, beside what they replace",
     "real_labels": "labels of real segments",
     "pyramid": "coarser levels, beside Dask",
+    "remote": "reading over a slow line, beside zarr on fsspec, obstore and tensorstore",
     "flatten": "sheets along surfaces, beside loops and scipy",
     "real_flatten": "a real surface through a volume of Scroll 1's shape",
     "components": "connected components, beside cc3d and dask-image",
