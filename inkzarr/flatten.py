@@ -234,7 +234,7 @@ def flatten(
     _write_sheet(job, Path(out), settings, stored.voxel_size_um)
     shutil.rmtree(job.out)
     chunks = [count for name, count in run.tally.items() if name.startswith("chunk ")]
-    run = replace(run, traffic=stored.traffic() if isinstance(stored, StoredVolume) else "")
+    run = replace(run, traffic=stored.traffic())
     pixels = run.tally.get("valid", 0), run.tally.get("outside", 0), pixel_spacing(sheet)
     shape, seconds = (settings.layers, *sheet.shape), time.monotonic() - began
     return FlattenReport(str(out), shape, run, *pixels, len(chunks), sum(chunks), seconds)

@@ -64,6 +64,10 @@ class LazyVolume:
         """Of no store."""
         return ""
 
+    def traffic(self) -> str:
+        """What was fetched for it is not known."""
+        return ""
+
     @property
     def name(self) -> str:
         """What messages call it."""
