@@ -70,7 +70,6 @@ class CarefulStore(WrapperStore["Store"]):
         self.kept: ChunkFolder | None = None
         """Where chunks are kept on a local disk."""
         self.traffic = Traffic()
-        """Of this process."""
         self._fetching: dict[str, asyncio.Event] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -317,8 +316,7 @@ def _raise_concurrency(attempts: int) -> None:
 def _of_protocol(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
     """The options of one kind of store: those that are everybody's, and its own."""
     kinds = {name for name, value in given.items() if isinstance(value, dict)} & {*WEB, *S3, protocol}
-    own: dict[str, Any] = given.get(protocol, {})
-    return {name: given[name] for name in given if name not in kinds} | own
+    return {**{name: given[name] for name in given if name not in kinds}, **given.get(protocol, {})}
 
 
 def _with_care(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
