@@ -8,7 +8,8 @@ All run the same windows (128, overlap 0.5, gaussian) over the same voxels with 
 process of its own, in turn (A B C, A B C): ours with its own form of the network, the peers with
 pytorch-3dunet's. "network" is the time spent inside it, counted within the run, so that a noisy machine does
 not show as overhead; "outside" is all the rest: for ours reading, blending, writing, the ledger; for the
-peers, whose input and result lie in memory, blending alone. Its floor is what must be moved: a window's
+peers, whose input and result lie in memory, blending alone, by the clock and in seconds of the processors,
+which others' load changes less. Its floor is what must be moved: a window's
 probabilities and weights read, its sums read and written (32 MB), at the speed of copying memory here.
 """
 
@@ -96,25 +97,27 @@ def compare(edge: int, features: int, rounds: int, levels: int = 5, window: int 
             }
     kind = f"{features} features, {levels} levels" if features else "no network (a constant)"
     print(f"\n{edge}^3 uint8, {kind}, windows of {window}, overlap 0.5, medians of {rounds}")
-    head = f"{'':<26} {'total':>9} {'network':>9} {'outside':>9} {'share':>8} {'a window':>10} {'peak':>9}"
-    print(head + f" {'ours is':>14}")
+    head = f"{'':<26} {'total':>9} {'network':>9} {'outside':>9} {'share':>8} {'a window':>10} {'cpu':>10}"
+    print(head + f" {'peak':>9} {'ours is':>14}")
     first = None
     for title, results in told.items():
         good = [one for one in results if isinstance(one, dict)]
         if not good:
             print(f"{title:<26} did not run: {results[0]}")
             continue
-        total, network, peak = (
-            statistics.median(one[key] for one in good) for key in ("total", "network", "peak_gb")
+        total, network, cpu, peak = (
+            statistics.median(one[key] for one in good) for key in ("total", "network", "cpu", "peak_gb")
         )
         outside = statistics.median(one["total"] - one["network"] for one in good)
         first = first or (total, outside)
         times = total / first[0] if features else outside / first[1]
         line = f"{title:<26} {total:7.1f} s {network:7.1f} s {outside:7.2f} s {100 * outside / total:6.2f} %"
-        line += f" {1000 * outside / good[0]['windows']:7.1f} ms {peak:6.2f} GB {times:8.2f} x as fast"
+        a_window = (1000 * spent / good[0]["windows"] for spent in (outside, cpu))
+        line += "".join(f" {spent:7.1f} ms" for spent in a_window)
+        line += f" {peak:6.2f} GB {times:8.2f} x as fast"
         print(f"{line}  {good[0]['version']}", flush=True)
     floor = 1000 * 4 * 4 * window**3 / copying()
-    print(f"{'floor, memory alone':<26} {floor:60.1f} ms")
+    print(f"{'floor, memory alone':<26} {floor:49.1f} ms")
     for peer, most in differences.items():
         print(f"largest difference to {peer}: {most} of 255")
 

@@ -24,13 +24,14 @@ def main():
     folder, edge, features = sys.argv[1], *map(int, sys.argv[2:])
     settings = PredictSettings(window=edge, device="cpu")
     engine = cached_engine(f"{folder}/unet.pt", None, None, "cpu", "float32")
-    plain, seconds = engine.probabilities, [0.0]
+    plain, spent = engine.probabilities, [0.0, 0.0]
     constant = [torch.full((edge,) * 3, 0.5) for _ in range(engine.batch)]
 
     def timed(windows, dtype):
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         found = plain(windows, dtype) if features else constant[: len(windows)]
-        seconds[0] += time.perf_counter() - began
+        spent[0] += time.perf_counter() - began[0]
+        spent[1] += time.process_time() - began[1]
         return found
 
     engine.probabilities = timed
@@ -41,11 +42,12 @@ def main():
 
     run("warm.zarr", "warm-ink.zarr")
     shape = zarr.open_array(f"{folder}/scan.zarr", mode="r").shape
-    seconds[0], before = 0.0, held("VmRSS")
+    spent[:], before = (0.0, 0.0), held("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    began = time.perf_counter()
+    began = time.perf_counter(), time.process_time()
     run("scan.zarr", "ink.zarr")
-    told = {"total": time.perf_counter() - began, "network": seconds[0]}
+    told = {"total": time.perf_counter() - began[0], "network": spent[0]}
+    told["cpu"] = time.process_time() - began[1] - spent[1]
     told["windows"] = settings.windows(Zyx(*shape)).counts.volume
     print(json.dumps({**told, "peak_gb": held("VmHWM") - before, "version": "Zarr to Zarr"}))
 
