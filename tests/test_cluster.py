@@ -164,7 +164,7 @@ def test_the_scheduler_dies(scan, local, tmp_path, monkeypatch):
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not list((out / ".inkzarr").rglob("blocks-*")) and time.monotonic() < until:
             time.sleep(0.02)
     thread.join(30)
