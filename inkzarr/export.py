@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box
+from inkzarr.core.lock import locked
 from inkzarr.core.progress import Progress, size
 from inkzarr.core.store import open_stored
 from inkzarr.core.target import refuse_inside
@@ -119,15 +120,16 @@ def export(  # noqa: PLR0913 - each was asked for, and most are left out
     _refuse_unfit(shown, suffix)
     _refuse_small_disk(out, suffix, shown)
     partial, before = (out.with_name(f".{out.name}.{state}") for state in ("partial", "before"))
-    _remove(partial)
-    try:
-        _write(partial, suffix, shown)
-        if out.is_dir():  # which no folder can replace
-            out.replace(before)
-        partial.replace(out)
-        _remove(before)
-    finally:
+    with locked(str(out.absolute().parent), name=f".{out.name}.lock"):
         _remove(partial)
+        try:
+            _write(partial, suffix, shown)
+            if out.is_dir():  # which no folder can replace
+                out.replace(before)
+            partial.replace(out)
+            _remove(before)
+        finally:
+            _remove(partial)
     return out
 
 

@@ -35,6 +35,7 @@ from inkzarr.core.sheet_file import refuse_name, write_sheet
 from inkzarr.core.store import open_readable, open_stored
 from inkzarr.core.strips import OPAQUE, Reduce, look, pixel_spacing, sample_strip, to_bytes, told_scale
 from inkzarr.core.surface import Surface, flat_surface, open_surface
+from inkzarr.core.target import held
 from inkzarr.readers.checksums import checksums
 from inkzarr.readers.segments import surface_files
 
@@ -222,17 +223,18 @@ def flatten(
     threads = REMOTE_THREADS if is_remote(stored.url) else max(2, os.cpu_count() or 2)
     cache = ChunkCache(stored, job.shared_bytes, threads)
     begun = Path(job.out).exists()
-    try:
-        run = write_blocks(job, _Tiles(cache, sheet, settings), options)
-    except InputError:
-        if not begun:
-            shutil.rmtree(job.out, ignore_errors=True)
-        raise
-    finally:
-        cache.close()
-    _refuse_nothing(run, job, sheet, stored)
-    _write_sheet(job, Path(out), settings, stored.voxel_size_um)
-    shutil.rmtree(job.out)
+    with held(job):
+        try:
+            run = write_blocks(job, _Tiles(cache, sheet, settings), options)
+        except InputError:
+            if not begun:
+                shutil.rmtree(job.out, ignore_errors=True)
+            raise
+        finally:
+            cache.close()
+        _refuse_nothing(run, job, sheet, stored)
+        _write_sheet(job, Path(out), settings, stored.voxel_size_um)
+        shutil.rmtree(job.out)
     chunks = [count for name, count in run.tally.items() if name.startswith("chunk ")]
     run = replace(run, traffic=stored.traffic())
     pixels = run.tally.get("valid", 0), run.tally.get("outside", 0), pixel_spacing(sheet)

@@ -33,7 +33,7 @@ from inkzarr.core.remote import open_store
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import COUNT, DEFAULT_VOXEL_SIZE_UM, INK, VERSION, VolumeSpec
 from inkzarr.core.store import open_stored
-from inkzarr.core.target import agreeing_ledgers
+from inkzarr.core.target import agreeing_ledgers, held
 from inkzarr.core.votes import TALLY, LabelBlocks
 from inkzarr.readers.checksums import FileSums, as_stored, checksums, remember, remembered, unread
 from inkzarr.readers.segments import Segment, files_of, find_segments, flat_segment
@@ -234,7 +234,8 @@ def labels(
     if ledgers and all(ledger.manifest and ledger.manifest.state == DONE for ledger in ledgers):
         remember(job.out, sums)
         return _told_before(job, ledgers[0])
-    with closing(Buckets(rule, [segment.surface.unmasked() for segment in segments])) as buckets:
+    surfaces = [segment.surface.unmasked() for segment in segments]
+    with held(job), closing(Buckets(rule, surfaces)) as buckets:
         pixels = _fill(buckets, segments, job, settings, options)
         told = {
             one.id: one.provenance(sums, asdict(count)) for one, count in zip(segments, pixels, strict=True)

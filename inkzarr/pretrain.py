@@ -109,13 +109,12 @@ def pretrain(
     model, normalisation, start = starting_network(config)
     check_window(window, model.levels)
     config = config.with_(min_labelled=max(config.min_labelled, int(np.prod(window)) // FULL))
-    with processes(config.device) as group:
+    with processes(config.device) as group, RunFolder(Path(out), writes=group.first).locked() as folder:
         workers = reading(config, group.device)
         kept = scoring(list(held), config, window, workers // 2)
         back = Held(kept, np.arange(len(kept)), config.batch, workers // 2)
         task = MaskTask(window, normalisation, kept.sample(0, len(kept) // 2), back)
         inputs = {"scans": [identity(source) for source in sources]}
-        folder = RunFolder(Path(out), writes=group.first)
         state = group.of_first(folder.start(config, inputs, resume=resume))
         names = ", ".join(source.voxels.stored.name for source in sources)
         lineage = {"stage": PRETRAINED, "version": VERSION, "source": names, "start": start}

@@ -28,6 +28,7 @@ from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.halving import Reduce, halve, halve_labels
 from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
 from inkzarr.core.labelled import open_label_arrays
+from inkzarr.core.lock import locked
 from inkzarr.core.ome import add_level, only_full_resolution, read_levels, write_levels
 from inkzarr.core.progress import size, tick
 from inkzarr.core.remote import is_remote, open_store
@@ -106,15 +107,16 @@ def pyramid(
         volume_url, levels=levels, reduce=reduce, options=options, storage_options=storage_options
     )
     group = _open_group(str(volume_url).rstrip("/"), storage_options)
-    group.prepare(overwrite=options.overwrite)
-    options = dataclasses.replace(options, overwrite=False)
     reports = []
-    for number, plan in enumerate(plans, start=1):
-        below = group.level(number - 1)
-        job = dataclasses.replace(plan.job, fingerprint=_fingerprint(below, reduce))
-        halved = HalvedLabels(below[0], below[1], reduce) if below[1:] else HalvedBlocks(below[0], reduce)
-        reports.append(write_blocks(job, halved, options))
-        group.list_level(number, reduce)
+    with locked(group.url, storage_options=storage_options):
+        group.prepare(overwrite=options.overwrite)
+        options = dataclasses.replace(options, overwrite=False)
+        for number, plan in enumerate(plans, start=1):
+            below = group.level(number - 1)
+            job = dataclasses.replace(plan.job, fingerprint=_fingerprint(below, reduce))
+            halved = HalvedLabels(below[0], below[1], reduce) if below[1:] else HalvedBlocks(below[0], reduce)
+            reports.append(write_blocks(job, halved, options))
+            group.list_level(number, reduce)
     return reports
 
 

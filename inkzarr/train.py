@@ -126,7 +126,7 @@ def train(  # noqa: PLR0913 - four paths, as on the command line
     valid = _open_valid(first, config, storage_options)
     model, normalisation, start = starting_network(config)
     check_window(window, model.levels)
-    with processes(config.device) as group:
+    with processes(config.device) as group, RunFolder(Path(out), writes=group.first).locked() as folder:
         workers = reading(config, group.device)
         held = (
             None
@@ -144,7 +144,6 @@ def train(  # noqa: PLR0913 - four paths, as on the command line
         task = InkTask(window, config.loss, normalisation, shown, held)
         inputs: dict[str, Any] = {"scans": [identity(source) for source in sources]}
         inputs |= {"valid": None if valid is None else identity(valid[0])}
-        folder = RunFolder(Path(out), writes=group.first)
         state = group.of_first(folder.start(config, inputs, resume=resume))
         crops = training(sources, config, window, workers)
         notes = [f"starts from {start}", *([] if valid is None else [_distance(gap(crops, valid[0]))])]

@@ -259,7 +259,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(home, undisturbed, tmp
         "typo.toml is a file: a run needs a folder": (
             scan, labels, table, "typo.toml", "--config", "seed.toml",
         ),
-        "typo.toml/out cannot be made": (scan, labels, table, "typo.toml/out", "--config", "seed.toml"),
+        "typo.toml/out cannot be written": (scan, labels, table, "typo.toml/out", "--config", "seed.toml"),
     }  # fmt: skip
     for told, arguments in wrong.items():
         result = CliRunner().invoke(cli, ["train", *arguments])

@@ -39,6 +39,7 @@ LONGEST_S = 600.0
 FIRST_WAIT_S = 0.2
 WEB = ("http", "https")
 S3 = ("s3", "s3a")
+NO_BYTE = "the body holds no byte"
 BLOSC_HEADER = 16
 """Bytes; the last four say how long the frame is."""
 FINAL_STATUS = frozenset(range(400, 500)) - {408, 429}
@@ -176,6 +177,22 @@ class CarefulStore(WrapperStore["Store"]):
     async def set(self, key: str, value: Buffer) -> None:
         """Write a key."""
         await self._try("write", key, lambda: self._store.set(key, value))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write a key unless it is there; in one step on local disks and S3, in two on stores that cannot."""
+        await self._try("write", key, lambda: self._create(key, value))
+
+    async def _create(self, key: str, value: Buffer) -> None:
+        if not isinstance(self._store, FsspecStore):
+            await self._store.set_if_not_exists(key, value)
+            return
+        try:
+            path = f"{self._store.path}/{key}".lstrip("/")
+            await self._store.fs._pipe_file(path, value.to_bytes(), mode="create")
+        except FileExistsError:
+            return
+        except (NotImplementedError, TypeError, ValueError):
+            await self._store.set_if_not_exists(key, value)
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
         await asyncio.gather(*(self.set(key, value) for key, value in values))
@@ -349,8 +366,7 @@ def _once_only(store: Store) -> None:
 def _check_length(length: int, byte_range: ByteRequest | None) -> None:
     """Refuse a body that cannot be what was asked for, such as a whole file in place of its part."""
     if length == 0:
-        msg = "the body holds no byte"
-        raise OSError(msg)
+        raise OSError(NO_BYTE)
     wanted = length
     if isinstance(byte_range, RangeByteRequest):
         wanted = byte_range.end - byte_range.start

@@ -24,9 +24,10 @@ from inkzarr.core.errors import BlocksFailedError, DiskError, InputError, StoreE
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import BlockRecord, Ledger
+from inkzarr.core.lock import require_held
 from inkzarr.core.pool import Pool, open_pool
 from inkzarr.core.progress import Progress
-from inkzarr.core.target import agreeing_ledgers, open_target, refuse_foreign
+from inkzarr.core.target import agreeing_ledgers, held, open_target, refuse_foreign
 
 if TYPE_CHECKING:
     import zarr
@@ -92,7 +93,7 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
     Raises
     ------
     InputError
-        The target holds something else, or a block finds bad input.
+        The target holds something else, another run writes to it, or a block finds bad input.
     StoreError
         Every block that failed did so for its store.
     BlocksFailedError
@@ -101,20 +102,21 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
     began = time.monotonic()
     pool = open_pool(options, job)
     try:
-        targets = open_target(job, options)
-        ledgers = [ledger for _, ledger in targets]
-        boxes = list(job.blocks())
-        finished = _finished(ledgers, boxes)
-        todo = [box for box in boxes if box not in finished]
-        function = _LazyBlocks(compute) if isinstance(compute, da.Array) else compute
-        task = _Task(function, tuple(array for array, _ in targets), job.stage, job.region)
-        failed = _run(pool, job, task, todo, ledgers, options)
+        with held(job):
+            targets = open_target(job, options)
+            ledgers = [ledger for _, ledger in targets]
+            boxes = list(job.blocks())
+            finished = _finished(ledgers, boxes)
+            todo = [box for box in boxes if box not in finished]
+            function = _LazyBlocks(compute) if isinstance(compute, da.Array) else compute
+            task = _Task(function, tuple(array for array, _ in targets), job.stage, job.region)
+            failed = _run(pool, job, task, todo, ledgers, options)
+            if failed:
+                raise _failure(failed, len(boxes))
+            for ledger in ledgers:
+                ledger.finish()
     finally:
         pool.close()
-    if failed:
-        raise _failure(failed, len(boxes))
-    for ledger in ledgers:
-        ledger.finish()
     nonzero = int(ledgers[0].chunk_table().nonzero.sum())
     seconds = time.monotonic() - began
     return Report(job.out, len(boxes), len(finished), nonzero, seconds, ledgers[0].tally())
@@ -207,6 +209,7 @@ def _run(
             for lane in range(pool.slots):
                 submit(lane)
             while pending:
+                require_held()
                 for future in pool.wait(set(pending)):
                     box, lane = pending.pop(future)
                     try:
@@ -245,6 +248,7 @@ class _Lanes:
 
 
 def _flush(ledgers: list[Ledger]) -> None:
+    require_held()  # another run's ledger would take these blocks for its own
     for ledger in ledgers:
         ledger.flush()
 

@@ -20,6 +20,8 @@ CHUNK = 128
 DEFAULT_VOXEL_SIZE_UM = 7.91
 FULL_RESOLUTION = "0"
 LEDGER_FOLDER = ".inkzarr"
+LOCK = ".inkzarr.lock"
+"""Lies in an output as long as a run writes to it."""
 LINEAGE = "inkzarr"
 METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -12,8 +13,9 @@ from zarr.core.sync import sync
 
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.ledger import DONE, Ledger, Manifest
+from inkzarr.core.lock import Lock, locked
 from inkzarr.core.remote import is_remote, open_store
-from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, METADATA
+from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, LOCK, METADATA
 from inkzarr.core.store import create_group, create_level, create_volume
 
 if TYPE_CHECKING:
@@ -29,15 +31,28 @@ if TYPE_CHECKING:
 LONGEST_TOLD = 60
 
 
+@contextlib.contextmanager
+def held(job: Job) -> Iterator[Lock]:
+    """Hold the lock of a job's target.
+
+    Raises
+    ------
+    InputError
+        A target that cannot be, or that another run writes to.
+    """
+    _refuse_bad_place(job)
+    with locked(job.out, storage_options=job.storage_options) as lock:
+        yield lock
+
+
 def open_target(job: Job, options: RunOptions) -> list[Target]:
-    """The job's arrays and their ledgers: taken up where they agree with the job, else begun.
+    """The job's arrays and their ledgers: taken up where they agree with the job, else begun; in its lock.
 
     Raises
     ------
     InputError
         Something else is there, and overwriting was not asked for.
     """
-    _refuse_bad_place(job)
     found = None if options.overwrite else agreeing_ledgers(job)
     store = open_store(job.out, storage_options=job.storage_options, read_only=False)
     try:
@@ -84,7 +99,7 @@ def agreeing_ledgers(job: Job) -> list[Ledger] | None:
     loaded = [ledger.load() for ledger in ledgers]
     if not any(loaded):
         place = "" if job.makes_group else job.spec.path
-        if names(store, place) - {LEDGER_FOLDER}:
+        if names(store, place) - {LEDGER_FOLDER, LOCK}:
             where = "/".join(filter(None, (job.out, place)))
             msg = f"{where} holds what this run did not write: choose another name, or --overwrite"
             raise InputError(msg)
@@ -190,7 +205,7 @@ def refuse_foreign(job: Job) -> None:
     _refuse_bad_place(job)
     if not job.makes_group:
         return
-    found = names(open_store(job.out, storage_options=job.storage_options), "")
+    found = names(open_store(job.out, storage_options=job.storage_options), "") - {LOCK}
     if found and not found & {*METADATA, LEDGER_FOLDER}:
         msg = f"{job.out} is no Zarr volume, so it is not overwritten: choose another name, or delete it"
         raise InputError(msg)
@@ -206,8 +221,9 @@ def _delete(job: Job, store: Store) -> None:
         sync(store.delete_dir(job.spec.path))
         return
     refuse_foreign(job)
-    sync(store.delete_dir(LEDGER_FOLDER))
-    sync(store.delete_dir(""))
+    with held(job) as lock, lock.emptied():
+        sync(store.delete_dir(LEDGER_FOLDER))
+        sync(store.delete_dir(""))
 
 
 def _sweep(job: Job) -> None:

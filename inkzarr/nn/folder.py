@@ -15,6 +15,7 @@ import io
 import json
 import os
 import pickle
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.lock import locked
+from inkzarr.core.schema import LOCK
 from inkzarr.nn.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from PIL.Image import Image
 
@@ -70,8 +73,23 @@ class RunFolder:
         """The checkpoint of the best epoch."""
         return self.path / "best.pt"
 
+    @contextmanager
+    def locked(self) -> Iterator[Self]:
+        """Keep other runs out of the folder, which is made for it.
+
+        Raises
+        ------
+        InputError
+            It is a file, cannot be made, or another run writes to it.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            msg = f"{self.path} is a file: a run needs a folder of its own"
+            raise InputError(msg)
+        with locked(str(self.path)) if self.writes else nullcontext():
+            yield self
+
     def start(self, config: Config, inputs: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
-        """Make the folder, or find the state to go on from.
+        """Fill the folder, or find the state to go on from; in its lock.
 
         Parameters
         ----------
@@ -80,7 +98,7 @@ class RunFolder:
         inputs : dict
             What tells its inputs from others'; JSON.
         resume : bool
-            Whether the folder may exist.
+            Whether the folder may hold anything.
 
         Returns
         -------
@@ -90,16 +108,13 @@ class RunFolder:
         Raises
         ------
         InputError
-            The folder exists and `resume` was not asked for, or cannot be made; its run had other settings
+            The folder is not empty and `resume` was not asked for, or cannot be made; its run had other settings
             or inputs; or TensorBoard is asked for and not installed.
         """
         if not self.writes:
             return None
         writer = _board_writer() if config.tensorboard else None
-        if self.path.exists() and not self.path.is_dir():
-            msg = f"{self.path} is a file: a run needs a folder of its own"
-            raise InputError(msg)
-        if self.path.is_dir() and any(self.path.iterdir()) and not resume:
+        if not resume and any(each.name != LOCK for each in self.path.iterdir()):
             msg = f"{self.path} exists: add --resume to go on with its run, or name another folder"
             raise InputError(msg)
         self._told = {"config": config.model_dump_json(), "inputs": json.dumps(inputs)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from inkzarr.core import remote, runner, schema
+from inkzarr.core import lock, remote, runner, schema
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -11,6 +11,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "FIRST_WAIT_S", 0.0)
         patch.setattr(remote, "FIRST_WAIT_S", 0.001)
+        patch.setattr(lock, "SETTLE_S", 0.01)
         yield
 
 

@@ -2,18 +2,22 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
-from inkzarr.core import remote
+from inkzarr.core import lock, remote
 from inkzarr.core.errors import BlocksFailedError, InkzarrError, InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Job, RunOptions
+from inkzarr.core.lock import locked
 from inkzarr.core.remote import open_store
 from inkzarr.core.runner import plan_blocks, write_blocks
-from inkzarr.core.schema import VolumeSpec
+from inkzarr.core.schema import LOCK, VolumeSpec
 from inkzarr.core.store import open_stored, open_volume
 from inkzarr.info import info
 from tests.core.line import Line
@@ -118,8 +122,6 @@ def test_s3_missing_chunks_are_listed(s3):
 
 def sync_delete(stored):
     """The ledger's manifest, so that only the list of chunks is left to tell."""
-    from zarr.core.sync import sync
-
     writable = open_store(
         stored.url, storage_options=stored.array.store._store.fs.storage_options, read_only=False
     )
@@ -252,3 +254,30 @@ def test_s3_lasting_faults_of_writing(line):
     assert raised.value.exit_code == 4
     del broken.faults["lasting.zarr/0/0/1/0"]
     assert write_blocks(job, place, RunOptions()).resumed == 5
+
+
+def test_s3_is_locked(s3, monkeypatch):
+    """Created in one step; refused while its beat goes on, taken over once it stands still."""
+    for name, seconds in (("BEAT_S", 0.1), ("WATCH_S", 0.1), ("DEAD_S", 2.0)):
+        monkeypatch.setattr(lock, name, seconds)
+    monkeypatch.setattr(lock, "_machine", lambda: "")  # as on another machine
+    url = "s3://scrolls/locked.zarr"
+
+    def try_it():
+        with locked(url, storage_options=s3):
+            return keys(s3, "scrolls/locked.zarr")
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        with locked(url, storage_options=s3):
+            with pytest.raises(
+                InputError, match=r"s3://scrolls/locked\.zarr is being written by another run, p"
+            ):
+                elsewhere.submit(try_it).result()
+            (held,) = keys(s3, "scrolls/locked.zarr").values()
+        assert keys(s3, "scrolls/locked.zarr") == {}
+        store = open_store(url, storage_options=s3, read_only=False)
+        for body in (held, b"something else"):
+            sync(store.set_if_not_exists(LOCK, default_buffer_prototype().buffer.from_bytes(body)))
+        assert keys(s3, "scrolls/locked.zarr") == {LOCK: held}, "the second creation changes nothing"
+        assert LOCK in elsewhere.submit(try_it).result()
+    assert keys(s3, "scrolls/locked.zarr") == {}
