@@ -23,8 +23,8 @@ from numcodecs import Blosc
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import AXES, Box, Grid, Zyx, check_axes
 from inkzarr.core.job import Job, Plan, Report, RunOptions
-from inkzarr.core.ledger import BlockRecord
 from inkzarr.core.progress import Progress, duration, size
+from inkzarr.core.records import BlockRecord
 from inkzarr.core.remote import is_remote
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, VERSION, VolumeSpec

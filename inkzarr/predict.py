@@ -27,7 +27,7 @@ from inkzarr.core.geometry import Box, Grid, Windows, Zyx, cut_axis
 from inkzarr.core.job import Job, Plan, Report, RunOptions
 from inkzarr.core.progress import duration, size
 from inkzarr.core.runner import plan_blocks, unfinished, write_blocks
-from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, VERSION, VolumeSpec
+from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, SERIES, VERSION, VolumeSpec
 from inkzarr.core.store import open_stored
 from inkzarr.core.volume import NUMBERS
 from inkzarr.nn.checkpoint import Checkpoint
@@ -279,6 +279,7 @@ def _prepare(
         "input": stored.identity,
         "checkpoint": blocks.engine.token,
         **settings.fingerprint(blocks.engine),
+        "version": f"{SERIES}, torch {torch.__version__}",
     }
     lineage = {
         "stage": "predict",

@@ -141,16 +141,16 @@ def plan_pyramid(
     group = _open_group(str(volume_url).rstrip("/"), storage_options)
     finest = group.full_resolution()
     _refuse_mean_of_ids(finest, reduce)
-    listed = [FULL_RESOLUTION]
+    listed: list[str] = []
     if not options.overwrite:
         group.refuse_foreign_levels()
         listed = group.listed()
     plans = []
     for number, shape in enumerate(_shapes(finest.shape, levels), start=1):
         job, look = group.job(finest, number, shape), dataclasses.replace(options, overwrite=True)
-        if str(number - 1) in listed and not options.overwrite:
-            job = dataclasses.replace(job, fingerprint=_fingerprint(group.level(number - 1), reduce))
-            look = options
+        below = group.level(number - 1) if str(number - 1) in listed else ()
+        if below and all(stored.finished for stored in below):
+            job, look = dataclasses.replace(job, fingerprint=_fingerprint(below, reduce)), options
         nbytes = size(Zyx(*(2 * n for n in shape)).volume * finest.dtype.itemsize)
         plans.append(
             plan_blocks(job, look, level=str(number), **{"bytes in": f"{nbytes} before compression"})

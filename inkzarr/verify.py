@@ -18,15 +18,19 @@ from zarr.core.sync import sync
 
 from inkzarr.core.errors import DamageError, InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
-from inkzarr.core.ledger import DONE, ChunkTable
+from inkzarr.core.ledger import DONE
+from inkzarr.core.lock import locked
 from inkzarr.core.progress import Progress, duration, size
-from inkzarr.core.remote import is_remote, without_secrets
+from inkzarr.core.records import ChunkTable
+from inkzarr.core.remote import is_remote, open_store, without_secrets
 from inkzarr.core.store import open_all
 from inkzarr.core.volume import StoredVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from os import PathLike
+
+    from zarr.abc.store import Store
 
 LOCAL_THREADS, REMOTE_THREADS = 8, 32
 BYTES_IN_FLIGHT = 2**29
@@ -53,6 +57,8 @@ class LevelCheck:
         What they were compared with: ``done``, ``unfinished: 12 of 64 chunks`` or ``no ledger``.
     damaged : tuple of str
         Key of each damaged chunk, and what is wrong with it.
+    places : tuple of Zyx
+        Where the damaged chunks lie in the chunk grid.
     """
 
     path: str
@@ -60,6 +66,7 @@ class LevelCheck:
     nbytes: int
     ledger: str
     damaged: tuple[str, ...]
+    places: tuple[Zyx, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,7 @@ class VerifyReport:
             chunks = "chunk is" if len(self.damaged) == 1 else "chunks are"
             msg = (
                 f"{len(self.damaged)} {chunks} damaged in {self.url} ({shown}{more}): "
-                "restore them from a copy, or write the volume anew"
+                "repair them with --repair, restore them from a copy, or write the volume anew"
             )
             raise DamageError(msg)
 
@@ -163,6 +170,86 @@ def verify(
     chosen = arrays if level is None else [arrays[level]]
     checks = tuple(_verify_array(stored) for stored in chosen)
     return VerifyReport(without_secrets(arrays[0].url), checks, time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class Struck:
+    """Blocks of one array that are to be computed again.
+
+    Parameters
+    ----------
+    path : str
+        The array's.
+    blocks : int
+        How many were struck from its ledger.
+    stage : str
+        What made the array.
+    command : tuple of str, or None
+        The words of the command line that computes them; None where none is recorded.
+    """
+
+    path: str
+    blocks: int
+    stage: str
+    command: tuple[str, ...] | None
+
+
+def strike(report: VerifyReport, *, storage_options: dict[str, Any] | None = None) -> list[Struck]:
+    """Delete the damaged chunks, and strike their blocks from the ledger: what made them computes them again.
+
+    Until then all readers refuse the volume as unfinished. The same command computes exactly these blocks.
+
+    Parameters
+    ----------
+    report : VerifyReport
+        What was found.
+    storage_options : dict, optional
+        For fsspec.
+
+    Returns
+    -------
+    list of Struck
+        One an array, finest first; in this order they are to be computed.
+
+    Raises
+    ------
+    InputError
+        The volume is an array that was named itself, has no ledger, or another run writes to it; nothing
+        was changed.
+    """
+    places = {check.path: check.places for check in report.levels if check.places}
+    arrays = [
+        stored
+        for stored in open_all(report.url, storage_options=storage_options)
+        if stored.level.path in places
+    ]
+    for stored in arrays:
+        if stored.beside is not None or stored.ledger is None:
+            told = f"{report.url} has no ledger of its own, which a repair needs"
+            msg = f"{told}: name the group that inkzarr wrote"
+            raise InputError(msg)
+    with locked(report.url, storage_options=storage_options):
+        store = open_store(report.url, storage_options=storage_options, read_only=False)
+        return [_strike_array(stored, places[stored.level.path], store) for stored in arrays]
+
+
+def _strike_array(stored: StoredVolume, places: tuple[Zyx, ...], store: Store) -> Struck:
+    """First the ledger, then the chunks: whenever this is cut off, nothing that is lost is called done."""
+    ledger = stored.ledger
+    if ledger is None or ledger.manifest is None:
+        msg = "only arrays with a ledger are struck"
+        raise RuntimeError(msg)
+    ledger.store = store
+    grid = Grid(stored.shape, stored.chunks)
+    damaged = np.zeros(grid.counts, bool)
+    damaged[tuple(np.transpose(places))] = True
+    lost = {box for box in ledger.records if damaged[grid.cells(box).slices].any()}
+    ledger.strike(lost)
+    for key in sorted({_key(stored, index) for index in places}):
+        sync(store.delete(key))
+    manifest = ledger.manifest
+    stage = str(manifest.fingerprint.get("stage"))
+    return Struck(stored.level.path, len(lost), stage.split()[0], manifest.command)
 
 
 @dataclass(frozen=True)
@@ -237,7 +324,7 @@ def _verify_array(stored: StoredVolume) -> LevelCheck:
     indices = grid.indices() if known is None else (Zyx(*map(int, at)) for at in np.argwhere(known))
     count = grid.counts.volume if known is None else int(np.count_nonzero(known))
     check = ChunkCheck(stored, table, expected)
-    damaged, nbytes = [], 0
+    damaged, places, nbytes = [], [], 0
     name = "verify" + (f" {path}" if path else "")
     with Progress(name, count, unit="chunk") as progress:
         for index, wrong in _in_flight(check, indices, _threads(stored)):
@@ -245,7 +332,8 @@ def _verify_array(stored: StoredVolume) -> LevelCheck:
             progress.advance(1)
             if wrong is not None:
                 damaged.append(f"{_name(stored, index)} {wrong}")
-    return LevelCheck(path, count, nbytes, state, tuple(damaged))
+                places.append(index)
+    return LevelCheck(path, count, nbytes, state, tuple(damaged), tuple(places))
 
 
 def _ledger(stored: StoredVolume) -> tuple[ChunkTable | None, Box, str]:

@@ -13,8 +13,9 @@ from zarr.storage import LocalStore
 from inkzarr.core.errors import DamageError, InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Job, RunOptions
-from inkzarr.core.ledger import BlockRecord, Ledger, Manifest
+from inkzarr.core.ledger import Ledger, Manifest
 from inkzarr.core.ome import add_level
+from inkzarr.core.records import BlockRecord
 from inkzarr.core.remote import open_store
 from inkzarr.core.runner import write_blocks
 from inkzarr.core.schema import VolumeSpec

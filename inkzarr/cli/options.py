@@ -9,9 +9,11 @@ import re
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from inkzarr.core.errors import hide_secrets
 from inkzarr.core.job import RunOptions
+from inkzarr.core.ledger import OUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 
 LONGEST_NUMBER = 20
 """Digits of an amount of memory."""
+PASSING = {*RunOptions.__dataclass_fields__, "plan", "storage_options", "cache"}
+"""Options that change nothing that is written, or hold secrets."""
+WRITTEN = {"pyramid": "volume", "components": "labels"}
+"""What names the volume that a command writes, where that is not ``out``."""
+
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
@@ -112,7 +119,34 @@ def sort_options(given: dict[str, Any], settings: type | None) -> tuple[Any, Run
     run = {name: given.pop(name) for name in RunOptions.__dataclass_fields__ if name in given}
     fields = getattr(settings, "__dataclass_fields__", {})
     own = {name: given.pop(name) for name in fields if name in given}
-    return settings(**own) if settings else None, RunOptions(**run), given
+    options = RunOptions(**run, command=_words(click.get_current_context()))
+    return settings(**own) if settings else None, options, given
+
+
+def _words(context: click.Context) -> tuple[str, ...]:
+    """The command that runs, as given, but for secrets and for what changes nothing that is written."""
+    arguments, options = [str(context.info_name)], []
+    out = WRITTEN.get(str(context.info_name), "out")
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        default = context.get_parameter_source(name) in (ParameterSource.DEFAULT, None)
+        if name in PASSING or default or value is None:
+            continue
+        texts = [OUT] if name == out else _texts(value, several=parameter.multiple)
+        if isinstance(parameter, click.Argument):
+            arguments += texts
+        elif isinstance(value, bool):
+            options += [parameter.opts[-1]] if value else []
+        else:
+            options += [word for text in texts for word in (parameter.opts[-1], text)]
+    return (*arguments, *options)
+
+
+def _texts(value: Any, *, several: bool) -> list[str]:  # noqa: ANN401
+    from inkzarr.core.remote import without_secrets
+
+    values = value if several else [value]
+    return [",".join(map(str, v)) if isinstance(v, tuple) else without_secrets(str(v)) for v in values]
 
 
 def run(call: Callable[..., object], *arguments: object, **options: object) -> None:

@@ -35,6 +35,9 @@ class RunOptions:
         Whether what is at the target is deleted first.
     json_logs : bool
         JSON lines instead of a progress bar.
+    command : tuple of str, or None
+        The words of a command line that does the same, for ``verify --repair``: without secrets, and with
+        ``OUT`` in place of the output.
 
     Raises
     ------
@@ -47,6 +50,7 @@ class RunOptions:
     memory: int | None = None
     overwrite: bool = False
     json_logs: bool = False
+    command: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.scheduler and not ADDRESS.search(self.scheduler):

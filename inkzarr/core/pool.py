@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from inkzarr.core.geometry import Box
     from inkzarr.core.job import Job, RunOptions
-    from inkzarr.core.ledger import BlockRecord
+    from inkzarr.core.records import BlockRecord
 
     Task = Callable[[Box], list[BlockRecord]]
 

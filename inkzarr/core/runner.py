@@ -23,10 +23,11 @@ from inkzarr.core.buffer import write_voxels
 from inkzarr.core.errors import BlocksFailedError, DiskError, InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
-from inkzarr.core.ledger import BlockRecord, Ledger
+from inkzarr.core.ledger import Ledger
 from inkzarr.core.lock import require_held
 from inkzarr.core.pool import Pool, open_pool
 from inkzarr.core.progress import Progress
+from inkzarr.core.records import BlockRecord
 from inkzarr.core.target import agreeing_ledgers, held, open_target, refuse_foreign
 
 if TYPE_CHECKING:

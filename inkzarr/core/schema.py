@@ -14,6 +14,8 @@ from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Zyx
 
 VERSION = "0.1.0"
+SERIES = VERSION.rpartition(".")[0]
+"""Of versions that compute the same voxels."""
 
 DIMS = ("z", "y", "x")
 CHUNK = 128

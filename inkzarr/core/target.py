@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ import zarr
 from zarr.core.sync import sync
 
 from inkzarr.core.errors import InputError, StoreError
-from inkzarr.core.ledger import DONE, Ledger, Manifest
+from inkzarr.core.ledger import DONE, RUNNING, Ledger, Manifest
 from inkzarr.core.lock import Lock, locked
 from inkzarr.core.remote import is_remote, open_store
-from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, LOCK, METADATA
+from inkzarr.core.schema import FULL_RESOLUTION, LEDGER_FOLDER, LOCK, METADATA, SERIES
 from inkzarr.core.store import create_group, create_level, create_volume
 
 if TYPE_CHECKING:
@@ -71,13 +72,16 @@ def _begin_or_resume(job: Job, options: RunOptions, found: list[Ledger] | None, 
     for spec, ledger in zip(job.specs, ledgers, strict=True):
         ledger.store = store
         if ledger.manifest is None:
-            ledger.begin(_manifest(job, spec))
+            ledger.begin(_manifest(job, spec, options))
         else:
+            ledger.manifest = replace(ledger.manifest, command=options.command or ledger.manifest.command)
             if job.more and ledger.manifest.state != DONE:
                 ledger.keep(set(job.blocks()))
             ledger.gather()
     _sweep(job)
-    if not any(ledger.records for ledger in ledgers):
+    if not any(
+        ledger.records or (ledger.manifest and ledger.manifest.state != RUNNING) for ledger in ledgers
+    ):
         _create_group(job, store)
         return [(_create_array(job, spec, store), led) for spec, led in zip(job.specs, ledgers, strict=True)]
     return [(_open_array(job, spec, store), led) for spec, led in zip(job.specs, ledgers, strict=True)]
@@ -106,12 +110,15 @@ def agreeing_ledgers(job: Job) -> list[Ledger] | None:
         return None
     for spec, ledger in zip(job.specs, ledgers, strict=True):
         if ledger.manifest is not None:
-            _refuse_other(job, ledger.manifest.fingerprint, _fingerprint(job, spec))
+            _refuse_other(job, ledger.manifest, _fingerprint(job, spec))
     return ledgers
 
 
-def _refuse_other(job: Job, then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise where a ledger's fingerprint is not the job's."""
+def _refuse_other(job: Job, manifest: Manifest, now: dict[str, Any]) -> None:
+    """Raise where a ledger's fingerprint is not the job's; what another version has finished stays good."""
+    then = manifest.fingerprint
+    if manifest.state != RUNNING:
+        then = then | {"version": now["version"]}
     if then.get("stage") != now["stage"]:
         told = f"{job.out} was made by {then.get('stage')}, not by {job.stage}"
         msg = f"{told}: choose another name, or --overwrite"
@@ -167,10 +174,11 @@ def _cut(value: object) -> str:
     return text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}..."
 
 
-def _manifest(job: Job, spec: VolumeSpec) -> Manifest:
+def _manifest(job: Job, spec: VolumeSpec, options: RunOptions) -> Manifest:
     region = None if job.region is None else (tuple(job.region.start), tuple(job.region.stop))
     shape, chunks, sparse = tuple(spec.shape), tuple(spec.chunks), job.holds is not None
-    return Manifest(_fingerprint(job, spec), shape, chunks, region=region, sparse=sparse)
+    manifest = Manifest(_fingerprint(job, spec), shape, chunks, region=region, sparse=sparse)
+    return replace(manifest, command=options.command)
 
 
 def _differences(then: object, now: object, name: str = "") -> Iterator[tuple[str, object, object]]:
@@ -189,6 +197,7 @@ def _fingerprint(job: Job, spec: VolumeSpec) -> dict[str, Any]:
         "zarr_format": spec.zarr_format,
         "shard": spec.shard,
         "region": None if job.region is None else str(job.region),
+        "version": SERIES,
     }
     stored: dict[str, Any] = json.loads(json.dumps({"stage": job.stage, **layout, **job.fingerprint}))
     return stored

@@ -136,6 +136,12 @@ class StoredVolume:
         sample = [zlib.crc32(self.read(grid.box(place)).tobytes()) for place in places]
         return {"name": name, **layout, "sample": sample}
 
+    @property
+    def finished(self) -> bool:
+        """Whether all of it is written, as far as can be told: false where a ledger says otherwise."""
+        manifest = None if self.ledger is None else self.ledger.manifest
+        return manifest is None or manifest.state == DONE
+
     def require_finished(self) -> None:
         """Refuse a volume whose run was not finished: what is not written yet would be read as air.
 
@@ -144,11 +150,7 @@ class StoredVolume:
         InputError
             Naming the volume and the remedy.
         """
-        if (
-            self.ledger is not None
-            and self.ledger.manifest is not None
-            and self.ledger.manifest.state != DONE
-        ):
+        if not self.finished:
             msg = f"{self.url} is unfinished: run the command that makes it again, until it is done"
             raise InputError(msg)
 

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from inkzarr.core.errors import InkzarrError, InputError
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.ledger import BlockRecord, ChunkRecord, Ledger, Manifest
+from inkzarr.core.ledger import Ledger, Manifest
+from inkzarr.core.records import BlockRecord, ChunkRecord
 from inkzarr.core.remote import open_store
 
 SHAPE, CHUNKS = (10, 8, 8), (4, 4, 4)
