@@ -115,8 +115,7 @@ class Ledger:
             return False
         try:
             data = json.loads(text)
-            data |= {name: _tuples(data.get(name)) for name in ("shape", "region", "command")}
-            self.manifest = Manifest(**data)
+            self.manifest = Manifest(**{name: _tuples(value) for name, value in {**data}.items()})
             self.records = {}
             for part in self._get_many(self._part_names()):
                 for line in part.splitlines():

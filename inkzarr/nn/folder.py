@@ -24,7 +24,7 @@ import torch
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.lock import locked
-from inkzarr.core.schema import LOCK
+from inkzarr.core.schema import LOCK, SERIES
 from inkzarr.nn.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class RunFolder:
         Raises
         ------
         InputError
-            The folder is not empty and `resume` was not asked for, or cannot be made; its run had other settings
-            or inputs; or TensorBoard is asked for and not installed.
+            The folder is not empty and `resume` was not asked for, or cannot be made; its run had other
+            settings, inputs or versions; or TensorBoard is asked for and not installed.
         """
         if not self.writes:
             return None
@@ -117,6 +117,7 @@ class RunFolder:
         if not resume and any(each.name != LOCK for each in self.path.iterdir()):
             msg = f"{self.path} exists: add --resume to go on with its run, or name another folder"
             raise InputError(msg)
+        inputs = {**inputs, "version": f"{SERIES}, torch {torch.__version__}"}
         self._told = {"config": config.model_dump_json(), "inputs": json.dumps(inputs)}
         state = self._state()
         if state is not None:

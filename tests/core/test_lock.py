@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -82,13 +83,11 @@ def test_the_number_of_a_dead_process_given_again(tmp_path):
         assert read(tmp_path)["pid"] == os.getpid()
 
 
-def test_a_zombie_is_dead(tmp_path):
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    time.sleep(0.05)
-    assert lock._born(child) == ""
-    os.waitpid(child, 0)
+def test_a_zombie_is_dead():
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{child.pid}/stat").exists()
+        assert lock._born(child.pid) == ""
 
 
 @pytest.mark.parametrize("left", ["a lock", "", "{half of a"])
