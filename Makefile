@@ -29,6 +29,9 @@ bench-quick: $(VENV)/dev.done  ## the same in minutes, of sizes that prove nothi
 fuzz: $(VENV)/dev.done  ## ten minutes of damaged input for each parser
 	$(BIN)/python -m tests.fuzz --minutes 10
 
+faults: $(VENV)/dev.done  ## the long form of tests/faults: 200 kills, and every other fault on every stage; prints a table
+	$(BIN)/python -m tests.faults
+
 docs: $(VENV)/dev.done  ## the site in docs/_build, its code blocks and notebooks executed, warnings are errors
 	$(BIN)/python -m pytest tests/test_docs.py -k "not site"
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

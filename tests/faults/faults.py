@@ -1,0 +1,306 @@
+"""The faults: each hurts a run of a stage, takes it up again, compares all bytes, and tells how the run ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.faults.bench import BAD_INPUT, BLOCKS, DAMAGE, INTERRUPTED, STORE, WrongError, slowly
+from tests.faults.stages import CLUSTER, STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.faults.bench import Bench
+
+HERE = Path(__file__).parent
+SLOW_S = 0.05
+RESUMED = ("export",)
+"""Begun anew, not resumed."""
+
+
+def killed(bench: Bench, name: str) -> str:
+    """SIGKILL at a random moment."""
+    child = bench.start(name)
+    bench.wait(child, name)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    if bench.finish(child) == 0:
+        return "done before it was hit"
+    bench.resume(name)
+    return "taken up, same bytes"
+
+
+def interrupted(number: signal.Signals) -> Callable[[Bench, str], str]:
+    """SIGINT or SIGTERM at a random moment: the ledger is flushed, exit 130, the line to go on."""
+
+    def interrupt(bench: Bench, name: str) -> str:
+        child = bench.start(name, patch=slowly(SLOW_S))
+        bench.wait(child, name)
+        os.kill(child, number)
+        code = bench.want(bench.finish(child), INTERRUPTED, 0, -number)
+        if code != INTERRUPTED:
+            bench.resume(name)
+            return "done before it was hit" if code == 0 else "hit before it began"
+        told = bench.log()
+        if "Traceback" in told or (name not in RESUMED and "To go on: inkzarr " not in told):
+            msg = f"no line to go on: {told}"
+            raise WrongError(msg)
+        if left := [path.name for path in bench.out.rglob("*.lock")]:
+            msg = f"left locked: {left}"
+            raise WrongError(msg)
+        bench.resume(name)
+        return "130, taken up, same bytes"
+
+    return interrupt
+
+
+@contextlib.contextmanager
+def helper(script: str, *words: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A process of tests/faults, and the words that it says first."""
+    command = [sys.executable, HERE / script, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()
+        finally:
+            process.terminate()
+
+
+def worker_killed(bench: Bench, name: str) -> str:
+    """SIGKILL for one of two worker processes."""
+    with helper("cluster.py") as (_, (address, *workers)):
+        child = bench.start(name, "--scheduler", address, patch=slowly(SLOW_S))
+        bench.wait(child, name)
+        os.kill(int(bench.moments.choice(workers)), signal.SIGKILL)
+        code = bench.want(bench.finish(child), 0, BLOCKS)
+    if code:
+        bench.resume(name)
+    return "same bytes" if code == 0 else "5, taken up, same bytes"
+
+
+def scheduler_lost(bench: Bench, name: str) -> str:
+    """SIGKILL for the scheduler and its workers."""
+    with helper("cluster.py") as (process, (address, *workers)):
+        child = bench.start(name, "--scheduler", address, patch=slowly(SLOW_S))
+        bench.wait(child, name)
+        for pid in (process.pid, *map(int, workers)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        code = bench.want(bench.finish(child), 0, BAD_INPUT, BLOCKS)
+    if code and "scheduler" not in bench.log():
+        msg = f"not told of the scheduler: {bench.log()}"
+        raise WrongError(msg)
+    if code == 0:
+        return "done before it was lost"
+    bench.resume(name)
+    return f"{code}, taken up, same bytes"
+
+
+def disk_full(bench: Bench, name: str) -> str:
+    """A small tmpfs that fills up, and is larger at the next start."""
+    before = [path.stat().st_size for path in bench.out.rglob("*") if path.is_file()]
+    size = sum(map(len, bench.undisturbed(name).values()))
+    bench.clear(name)
+    volume = bench.home / "aside"
+    shutil.move(bench.out, volume)
+    bench.out.mkdir()
+    room = sum(before) + int(bench.moments.uniform(0.2, 0.8) * max(0, size - sum(before)))
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={room + 8192}", "none", bench.out],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        shutil.rmtree(volume)
+        return "not tried: no tmpfs can be mounted here"
+    try:
+        shutil.copytree(volume, bench.out, dirs_exist_ok=True)
+        code = bench.want(bench.finish(bench.start(name)), 0, BAD_INPUT, STORE, BLOCKS)
+        if code and "Traceback" in bench.log():
+            msg = f"a traceback for a full disk: {bench.log()}"
+            raise WrongError(msg)
+        subprocess.run(["mount", "-o", "remount,size=256m", bench.out], check=True)
+        bench.resume(name)
+        bench.compare(name)
+    finally:
+        subprocess.run(["umount", bench.out], check=True)
+        shutil.rmtree(volume)
+    return f"{code}, taken up, same bytes" if code else "it fitted"
+
+
+def remote(*how: str, starts: tuple[int, ...] = ()) -> Callable[[Bench, str], str]:
+    """Volumes are read from and written to S3, behind a proxy that fails or dawdles."""
+
+    def over_s3(bench: Bench, name: str) -> str:
+        with helper("s3.py", str(bench.home), *how) as (process, (url,)):
+            options = json.dumps({"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": url}})
+            more = ("--storage-options", options)
+            number = bench.resume(name, *more, allowed=starts, source="s3://given", target="s3://made")
+            found, _ = process.communicate("fetch\n", timeout=120)
+        shutil.rmtree(bench.out / "scan.zarr", ignore_errors=True)  # on which the pyramid stood
+        there = {key: bytes.fromhex(text) for key, text in json.loads(found).items()}
+        for key, body in there.items():
+            path = bench.out / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(body)
+        return "same bytes" if number == 1 else f"same bytes after {number} starts"
+
+    return over_s3
+
+
+def two_runs(bench: Bench, name: str) -> str:
+    """A second run on the same output."""
+    first = bench.start(name, patch=slowly(4 * SLOW_S))
+    while not list(bench.out.rglob("*.lock")) and bench.running(first):
+        time.sleep(0.002)
+    if not bench.running(first):
+        return "done before the second began"
+    code = bench.finish(bench.start(name))
+    told = bench.log()
+    late = bench.running(first) is False and code == 0
+    if not late:
+        bench.want(code, BAD_INPUT)
+        if f"is being written by another run, process {first} on " not in told and "exists" not in told:
+            msg = f"not told of the first: {told}"
+            raise WrongError(msg)
+    bench.want(bench.finish(first), 0)
+    return "the first was done" if late or "exists" in told else "the second refused, same bytes"
+
+
+def clock_jumps(bench: Bench, name: str) -> str:
+    """The wall clock jumps by years at every look, and the run is killed and taken up."""
+
+    def jumping() -> None:
+        moments = bench.moments
+        honest = time.time
+        time.time = lambda: honest() + moments.uniform(-1e8, 1e8)
+        time.time_ns = lambda: int(1e9 * time.time())
+
+    child = bench.start(name, patch=jumping)
+    bench.wait(child, name)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    bench.finish(child)
+    bench.want(bench.finish(bench.start(name, patch=jumping)), 0)
+    return "same bytes"
+
+
+def ledger_hurt(bench: Bench, name: str) -> str:
+    """Killed, and a file of the ledger (of a training: its state) is cut short or deleted."""
+    child = bench.start(name, patch=slowly(SLOW_S))
+    bench.wait(child, name)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    bench.finish(child)
+    files = [path for path in bench.out.rglob("*") if path.parent.parent.name == ".inkzarr"]
+    files += bench.out.rglob("state.pt")
+    if not files:
+        bench.resume(name)
+        return "hit before there was any, same bytes"
+    chosen = bench.moments.choice(sorted(files))
+    body = chosen.read_bytes()
+    if bench.moments.random() < 0.5:
+        chosen.write_bytes(body[: bench.moments.randrange(len(body))])
+    else:
+        chosen.unlink()
+    code = bench.want(bench.finish(bench.start(name)), 0, BAD_INPUT)
+    if code == 0:
+        return "same bytes"
+    told = bench.log()
+    bench.clear(name)
+    bench.resume(name)
+    if "--overwrite" not in told and "start again in another folder" not in told:
+        msg = f"no remedy is told: {told}"
+        raise WrongError(msg)
+    return "refused, begun afresh, same bytes"
+
+
+def upgraded(bench: Bench, name: str) -> str:
+    """Killed, and another version of the package goes on."""
+
+    def newer() -> None:
+        from inkzarr.core import target
+
+        for module in (target, *(sys.modules[f"inkzarr.{stage}"] for stage in ("predict", "nn.folder"))):
+            module.SERIES = "9.9"
+
+    child = bench.start(name, patch=slowly(SLOW_S))
+    bench.wait(child, name)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    bench.finish(child)
+    code = bench.want(bench.finish(bench.start(name, patch=newer)), 0, BAD_INPUT)
+    if code and "version" not in bench.log():
+        msg = f"not told of the version: {bench.log()}"
+        raise WrongError(msg)
+    if code == 0:  # nothing was recorded yet, or all was done: it is whole, and of one version alone
+        bench.clear(name)
+        bench.resume(name)
+        return "nothing to take up"
+    bench.resume(name)
+    return "refused; the old version goes on, same bytes"
+
+
+def damaged(bench: Bench, name: str) -> str:
+    """A chunk is cut short, emptied, flipped, exchanged or deleted: named, and repaired."""
+    volume = bench.out / STAGES[name].volume
+    bench.want(bench.finish(bench.start(name)), 0)
+    chunks = [path for path in volume.rglob("*") if path.is_file() and path.name.isdecimal()]
+    chunk, other = bench.moments.sample(sorted(chunks), 2)
+    body = bytearray(chunk.read_bytes())
+    kind = bench.moments.choice(["cut short", "emptied", "flipped", "exchanged", "deleted"])
+    if kind == "cut short":
+        chunk.write_bytes(body[: len(body) // 2])
+    elif kind == "emptied":
+        chunk.write_bytes(b"")
+    elif kind == "flipped":
+        body[bench.moments.randrange(16, len(body))] ^= 1 << bench.moments.randrange(8)
+        chunk.write_bytes(bytes(body))
+    elif kind == "exchanged":
+        chunk.write_bytes(other.read_bytes())
+        other.write_bytes(bytes(body))
+    else:
+        chunk.unlink()
+    before = bench.tree()
+    code = bench.want(bench.finish(bench.command(["verify", str(volume)])), 0, DAMAGE)
+    if code == 0:  # the bytes differ where no voxel is: beyond the volume, or between codec blocks
+        if kind not in ("flipped", "exchanged"):
+            msg = f"{kind}, and not seen: {chunk}"
+            raise WrongError(msg)
+        chunk.write_bytes(bytes(body) if kind == "exchanged" else chunk.read_bytes())
+        bench.want(int(bench.tree() != before and kind != "exchanged"), 0)
+        bench.clear(name)
+        bench.resume(name)
+        return "changed no voxel"
+    if chunk.relative_to(volume).parts[0] not in bench.log():
+        msg = f"not named: {bench.log()}"
+        raise WrongError(msg)
+    bench.want(bench.finish(bench.command(["verify", str(volume), "--repair"])), 0)
+    return "6, named and repaired, same bytes"
+
+
+FAULTS: dict[str, tuple[Callable[[Bench, str], str], tuple[str, ...]]] = {
+    "SIGKILL at a random moment": (killed, tuple(STAGES)),
+    "SIGINT": (interrupted(signal.SIGINT), tuple(STAGES)),
+    "SIGTERM": (interrupted(signal.SIGTERM), tuple(STAGES)),
+    "a worker process killed": (worker_killed, CLUSTER),
+    "the scheduler lost": (scheduler_lost, CLUSTER),
+    "disk full, then freed": (disk_full, tuple(STAGES)),
+    "S3 that fails 20 % of requests": (remote("--fail", "0.2", starts=(STORE, BLOCKS)), tuple(STAGES)),
+    "slow reads (S3, 0.1 s each)": (remote("--delay", "0.1"), tuple(STAGES)),
+    "two runs on one output": (two_runs, tuple(STAGES)),
+    "a clock that jumps": (clock_jumps, tuple(STAGES)),
+    "ledger cut short or deleted": (ledger_hurt, tuple(s for s in STAGES if s != "export")),
+    "package upgraded between starts": (upgraded, tuple(s for s in STAGES if s != "export")),
+    "a chunk damaged": (damaged, tuple(name for name, stage in STAGES.items() if stage.volume)),
+}
