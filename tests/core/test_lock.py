@@ -52,6 +52,12 @@ def read(folder):
     return json.loads((folder / LOCK).read_text())
 
 
+def put(folder, text):
+    """Write a lock whole, as stores do."""
+    (folder / "other").write_text(text)
+    (folder / "other").replace(folder / LOCK)
+
+
 def elsewhere(**more):
     """A lock that a run on another machine left, or holds."""
     return replace(Holder.new(), host="node7", pid=77, machine="another boot", **more)
@@ -104,7 +110,7 @@ def test_a_beat_from_elsewhere_is_a_living_run(tmp_path):
     alive = elsewhere(seconds=7200.0)
 
     def beat(number):
-        (tmp_path / LOCK).write_text(json.dumps(asdict(replace(alive, beat=number))))
+        put(tmp_path, json.dumps(asdict(replace(alive, beat=number))))
 
     beat(0)
     timer = threading.Timer(0.2, beat, [1])
@@ -171,7 +177,7 @@ def test_a_run_that_lost_its_lock_records_nothing_more(tmp_path):
 
     def steal(box):
         if not box.start.z:
-            (out / LOCK).write_text(taken)
+            put(out, taken)
             time.sleep(0.3)
         return voxels(box)
 
