@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from inkzarr.core.lazy import Readable
 
 STAGE = "flatten"
-FLAT = "flat:"
-TILES = ".tiles"
+FLAT, TILES = "flat:", ".tiles"
 
 STRIP = 64
 """Rows of surface that are read at once."""
@@ -221,8 +220,7 @@ def flatten(
     stored, sheet, job = _prepare(volume, str(surface), Path(out), settings, options, storage_options)
     job.in_flight(options)
     threads = REMOTE_THREADS if is_remote(stored.url) else max(2, os.cpu_count() or 2)
-    cache = ChunkCache(stored, job.shared_bytes, threads)
-    begun = Path(job.out).exists()
+    cache, begun = ChunkCache(stored, job.shared_bytes, threads), Path(job.out).exists()
     with held(job):
         try:
             run = write_blocks(job, _Tiles(cache, sheet, settings), options)

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from inkzarr.core.bodies import NO_BYTE
 from inkzarr.core.errors import BlocksFailedError, DiskError, InputError, StoreError
 from inkzarr.core.progress import Progress, duration
-from inkzarr.core.remote import NO_BYTE, is_remote, open_store
+from inkzarr.core.remote import is_remote, open_store
 from inkzarr.core.schema import LOCK
 
 if TYPE_CHECKING:

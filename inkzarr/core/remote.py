@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
 import zarr
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
+from inkzarr.core.bodies import BLOSC_HEADER, check_blosc, check_length
 from inkzarr.core.chunk_folder import ChunkFolder
 from inkzarr.core.errors import DiskError, InputError, StoreError, hide_secrets
 from inkzarr.core.schema import LEDGER_FOLDER, METADATA
@@ -39,9 +39,6 @@ LONGEST_S = 600.0
 FIRST_WAIT_S = 0.2
 WEB = ("http", "https")
 S3 = ("s3", "s3a")
-NO_BYTE = "the body holds no byte"
-BLOSC_HEADER = 16
-"""Bytes; the last four say how long the frame is."""
 FINAL_STATUS = frozenset(range(400, 500)) - {408, 429}
 
 T = TypeVar("T")
@@ -144,9 +141,9 @@ class CarefulStore(WrapperStore["Store"]):
             except FileNotFoundError:
                 return None
             if found is not None:
-                _check_length(len(found), byte_range)
+                check_length(len(found), byte_range)
                 if byte_range is None and self._is_blosc(key):
-                    _check_blosc(found[:BLOSC_HEADER].to_bytes(), len(found))
+                    check_blosc(found[:BLOSC_HEADER].to_bytes(), len(found))
             return found
 
         return await self._try("read", key, once)
@@ -361,27 +358,6 @@ def _once_only(store: Store) -> None:
     fs = getattr(store, "fs", None)
     if fs is not None and "s3" in fs.protocol:
         fs.retries = 1
-
-
-def _check_length(length: int, byte_range: ByteRequest | None) -> None:
-    """Refuse a body that cannot be what was asked for, such as a whole file in place of its part."""
-    if length == 0:
-        raise OSError(NO_BYTE)
-    wanted = length
-    if isinstance(byte_range, RangeByteRequest):
-        wanted = byte_range.end - byte_range.start
-    elif isinstance(byte_range, SuffixByteRequest):
-        wanted = min(length, byte_range.suffix)
-    if length != wanted:
-        msg = f"the body holds {length} bytes, not the {wanted} asked for"
-        raise OSError(msg)
-
-
-def _check_blosc(header: bytes, length: int) -> None:
-    wanted = int.from_bytes(header[-4:], "little")
-    if length < max(wanted, BLOSC_HEADER):
-        msg = f"the blosc frame is cut short: {length} of {wanted} bytes"
-        raise OSError(msg)
 
 
 def _status(error: BaseException) -> int | None:
