@@ -189,7 +189,7 @@ def test_bad_input_is_told_in_a_line(pair, tmp_path):
     with pytest.raises(InputError, match=r"sheet .*none.png does not exist: write it with inkzarr flatten"):
         evaluate(tmp_path / "none.png", label)
     colour = save(tmp_path / "c.png", np.zeros((200, 260, 3), np.uint8))
-    with pytest.raises(InputError, match=r"c.png holds uint8 of shape .* give one page of 8-bit grey"):
+    with pytest.raises(InputError, match=r"c.png cannot be read as PNG \(it is not of 8-bit grey, with"):
         evaluate(colour, label)
     (tmp_path / "bad.png").write_bytes(sheet.read_bytes()[:200])
     with pytest.raises(InputError, match=r"bad.png cannot be read as PNG"):

@@ -13,15 +13,25 @@ from inkzarr.core.remote import without_secrets
 from inkzarr.core.schema import DIMS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zarr.abc.store import Store
 
 MOST_LEVELS = 16
 
 
-def numbered(group: zarr.Group, url: str) -> list[Level]:
-    """Levels of a published group that lists none: arrays 0, 1, 2 ..., each about half of the one before."""
+def numbered(member: Callable[[str], object], url: str) -> list[Level]:
+    """Levels of a published group that lists none: arrays 0, 1, 2 ..., each about half of the one before.
+
+    Parameters
+    ----------
+    member : callable
+        Gives what lies at a path of the group.
+    url : str
+        Of the group.
+    """
     found: list[zarr.Array[Any]] = []
-    while isinstance(array := group.get(str(len(found))), zarr.Array) and len(found) < MOST_LEVELS:
+    while isinstance(array := member(str(len(found))), zarr.Array) and len(found) < MOST_LEVELS:
         if array.ndim != len(DIMS) or (found and not _is_half(array, found[-1])):
             return []
         found.append(array)

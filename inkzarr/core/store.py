@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -71,7 +72,7 @@ def open_stored(
     if isinstance(node, zarr.Array):
         return _open_array(node, url, level, axes, storage_options)
     attributes = _attributes(node, url)
-    levels = _levels(attributes, url) or numbered(node, url)
+    levels = _levels(attributes, url) or numbered(partial(_member, node, url), url)
     if not levels:
         inside = ", ".join(_arrays(node, url)) or "nothing"
         msg = f"{url} is a group without multiscales: name one of its arrays (it holds {inside})"
@@ -80,7 +81,7 @@ def open_stored(
         msg = f"level {level} does not exist in {url}: it has {len(levels)}, 0 is the finest"
         raise InputError(msg)
     _check_order(read_axes(attributes), axes, url)
-    array = _member(node, levels[level].path, url)
+    array = _member(node, url, levels[level].path)
     return StoredVolume(url, _check_array(array, url), levels[level], tuple(levels), attributes)
 
 
@@ -105,7 +106,9 @@ def open_all(
     url = str(url).rstrip("/")
     node = _open_node(open_store(url, storage_options=storage_options), url)
     attributes = _attributes(node, url)
-    images = (_levels(attributes, url) or numbered(node, url)) if isinstance(node, zarr.Group) else []
+    images: list[Level] = []
+    if isinstance(node, zarr.Group):
+        images = _levels(attributes, url) or numbered(partial(_member, node, url), url)
     labels = images[:1] and images[0].path == INK.name  # of which viewers find the ink alone listed
     arrays = _arrays(node, url) if isinstance(node, zarr.Group) and (labels or not images) else {}
     if not arrays or isinstance(node, zarr.Array):
@@ -117,7 +120,7 @@ def open_all(
         place = level.path.removesuffix(INK.name)
         both = [replace(level, path=f"{place}{name}") for name in (COUNT.name, INK.name)]
         levels += both
-        found += [_member(node, one.path, url) for one in both]
+        found += [_member(node, url, one.path) for one in both]
     pairs = zip(levels, found, strict=True)
     return [StoredVolume(url, _check_array(array, url), n, tuple(levels), attributes) for n, array in pairs]
 
@@ -305,7 +308,7 @@ def _levels(attributes: dict[str, Any], url: str) -> list[Level]:
         raise InputError(msg) from error
 
 
-def _member(group: zarr.Group, path: str, url: str) -> object:
+def _member(group: zarr.Group, url: str, path: str) -> object:
     """What lies at a path that metadata names: never outside the group."""
     if "\0" in path or "\\" in path or ".." in path.split("/"):
         msg = f"the multiscales metadata at {url} names {path!r}, which leads out of it: name an array's path"
@@ -321,7 +324,7 @@ def _member(group: zarr.Group, path: str, url: str) -> object:
 
 def _arrays(group: zarr.Group, url: str) -> dict[str, zarr.Array[Any]]:
     if not group.store.supports_listing and group.metadata.consolidated_metadata is None:
-        named = {name: _member(group, name, url) for name in sorted(ARRAYS)}
+        named = {name: _member(group, url, name) for name in sorted(ARRAYS)}
         return {name: array for name, array in named.items() if isinstance(array, zarr.Array)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # of the ledger, which is no array

@@ -83,6 +83,15 @@ def test_no_pickle_is_ever_read(place, dtype, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_pickle_in_a_group_without_levels(tmp_path):
+    group = tmp_path / "group.zarr"
+    group.mkdir()
+    (group / ".zgroup").write_text('{"zarr_format": 2}')
+    write_v2(group / "0", compressor={"id": "pickle"})
+    with pytest.raises(InputError, match=r"the metadata of 0 at .*group.zarr cannot be used"):
+        open_stored(str(group))
+
+
 @pytest.mark.parametrize("codec", ["json2", "msgpack2", "vlen-utf8", "categorize", "base64", "pcodec"])
 def test_codecs_that_make_objects_are_refused(codec, tmp_path):
     told = {"id": codec, **({"labels": ["a"], "dtype": "<U1"} if codec == "categorize" else {})}
