@@ -108,12 +108,15 @@ class VolumeInfo:
         Finest first; of a label group, the arrays of each level.
     lineage : dict
         What made it, where inkzarr did.
+    unfinished : str
+        How much is missing of a run that was not finished, and the remedy; else empty.
     """
 
     url: str
     zarr_format: int
     levels: tuple[LevelInfo, ...]
     lineage: dict[str, Any]
+    unfinished: str
     _coarsest: StoredVolume = field(repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -123,6 +126,7 @@ class VolumeInfo:
         lines = [f"{self.url}  (Zarr v{self.zarr_format})", "  ".join(n.ljust(w) for n, w in widths.items())]
         lines += ["  ".join(row[name].ljust(width) for name, width in widths.items()) for row in rows]
         lines += [f"{name}: {as_text(value)}" for name, value in self.lineage.items()]
+        lines += filter(None, [self.unfinished])
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
@@ -133,6 +137,7 @@ class VolumeInfo:
             picture, caption = thumbnail(self._coarsest), "the middle slice"
         except InkzarrError as error:
             picture, caption = b"", f"no picture: {error}"
+        caption = "; ".join(filter(None, [self.unfinished, caption]))
         return card(title, self.lineage, table=rows, picture=picture, caption=caption)
 
 
@@ -174,7 +179,9 @@ def info(
     arrays = open_all(str(url), storage_options=storage_options)
     levels = tuple(_level(stored) for stored in arrays)
     zarr_format = int(arrays[0].array.metadata.zarr_format)
-    return VolumeInfo(without_secrets(arrays[0].url), zarr_format, levels, arrays[0].lineage, arrays[-1])
+    unfinished = next(filter(None, (stored.unfinished() for stored in arrays)), "")
+    url = without_secrets(arrays[0].url)
+    return VolumeInfo(url, zarr_format, levels, arrays[0].lineage, unfinished, arrays[-1])
 
 
 def thumbnail(stored: StoredVolume) -> bytes:
@@ -247,9 +254,7 @@ def _ledger(stored: StoredVolume) -> tuple[str, float | None]:
     """How far the run is, in the chunks that it was to write; and the part of them that hold anything."""
     if stored.ledger is None or stored.ledger.manifest is None:
         return "no ledger", None
-    manifest, table = stored.ledger.manifest, stored.ledger.chunk_table()
-    region = None if manifest.region is None else Box(*(Zyx.of(side) for side in manifest.region))
-    cells = table.grid.cells(region).slices
+    manifest, table, cells = stored.ledger.manifest, stored.ledger.chunk_table(), stored.ledger.cells.slices
     done = table.done[cells]
     occupied = np.count_nonzero(table.nonzero[cells]) / done.size
     if manifest.state == DONE:

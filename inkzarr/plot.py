@@ -21,6 +21,7 @@ from inkzarr.core.geometry import AXES
 from inkzarr.core.labelled import open_label_levels
 from inkzarr.core.picture import stretch
 from inkzarr.core.store import as_dataarray, open_stored
+from inkzarr.core.volume import warn_unfinished
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,7 +198,9 @@ def _levels(url: str) -> list[xr.DataArray]:
     if labels:
         return labels
     finest = open_stored(url)
-    return [as_dataarray(open_stored(url, level=level)) for level in range(len(finest.levels))]
+    levels = [finest, *(open_stored(url, level=level) for level in range(1, len(finest.levels)))]
+    warn_unfinished(levels)
+    return [as_dataarray(stored) for stored in levels]
 
 
 def _figure(planes: list[Plane]) -> tuple[Figure, list[Axes]]:

@@ -342,8 +342,7 @@ def _ledger(stored: StoredVolume) -> tuple[ChunkTable | None, Box, str]:
     if stored.ledger is None or stored.ledger.manifest is None:
         return None, nothing, NO_LEDGER
     manifest, table = stored.ledger.manifest, stored.ledger.chunk_table()
-    region = None if manifest.region is None else Box(*(Zyx.of(side) for side in manifest.region))
-    expected = table.grid.cells(region)
+    expected = stored.ledger.cells
     if manifest.state == DONE:
         return table, expected, DONE
     done = np.count_nonzero(table.done[expected.slices])

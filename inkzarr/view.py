@@ -33,7 +33,7 @@ from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.ome import read_levels
 from inkzarr.core.schema import DIMS, INK
 from inkzarr.core.store import open_all, open_stored
-from inkzarr.core.volume import StoredVolume
+from inkzarr.core.volume import StoredVolume, warn_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,6 +205,7 @@ def open_layers(urls: Sequence[str], *, storage_options: dict[str, Any] | None =
     volumes: list[list[StoredVolume]] = []
     for url in urls:
         levels = open_all(url, storage_options=storage_options)
+        warn_unfinished(levels)
         if ink := [stored for stored in levels if stored.level.path == INK.name]:
             listed = range(len(read_levels(ink[0].attributes)))
             levels = [open_stored(url, level=n, storage_options=storage_options) for n in listed] or ink

@@ -24,13 +24,12 @@ from inkzarr.core.errors import InkzarrError, InputError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.picture import HIGH_PERCENT, LOW_PERCENT, png
 from inkzarr.core.store import open_stored
+from inkzarr.core.volume import StoredVolume, warn_unfinished
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from ipywidgets import VBox
-
-    from inkzarr.core.volume import StoredVolume
 
     Levels = tuple[xr.DataArray | StoredVolume, ...]
 
@@ -221,7 +220,9 @@ def _levels(volume: xr.DataArray | str | PathLike[str], storage_options: dict[st
     url = os.fspath(volume)
     first = open_stored(url, storage_options=storage_options)
     others = range(1, len(first.levels))
-    return (first, *(open_stored(url, level=n, storage_options=storage_options) for n in others))
+    levels = (first, *(open_stored(url, level=n, storage_options=storage_options) for n in others))
+    warn_unfinished(levels)
+    return levels
 
 
 def _plane(volume: xr.DataArray | StoredVolume, box: Box) -> np.ndarray:

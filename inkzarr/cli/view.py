@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import click
@@ -19,9 +20,14 @@ def command(volumes: tuple[str, ...], no_browser: bool, **given: Any) -> None:  
     \b
     inkzarr view scan.zarr prediction.zarr
     """
+    from inkzarr.core.errors import UnfinishedWarning
     from inkzarr.view import view
 
-    viewing = view(volumes, browser=not no_browser, **given)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UnfinishedWarning)
+        viewing = view(volumes, browser=not no_browser, **given)
+    for warning in told:
+        click.echo(f"inkzarr: {warning.message}", err=True)
     click.echo(viewing.url)
     click.echo("served on this machine alone; Ctrl-C ends it", err=True)
     viewing.wait()

@@ -63,6 +63,10 @@ class BlocksFailedError(InkzarrError):
     exit_code = 5
 
 
+class UnfinishedWarning(UserWarning):
+    """What is opened is not written yet in parts, which read as zeros."""
+
+
 class DamageError(InkzarrError):
     """Verification found stored voxels that are not those that were written."""
 

@@ -11,11 +11,11 @@ import xarray as xr
 from inkzarr.core.errors import InputError
 from inkzarr.core.schema import CERTAIN_INK, COUNT, DIMS, INK, UNLABELLED
 from inkzarr.core.store import as_dataarray, open_all
-from inkzarr.core.volume import StoredVolume
+from inkzarr.core.volume import StoredVolume, warn_unfinished
 
 
 def open_labels(url: str, *, storage_options: dict[str, Any] | None = None) -> xr.DataArray:
-    """Open a label group, lazily.
+    """Open a label group, lazily; an `UnfinishedWarning` tells where it is not all written yet.
 
     Parameters
     ----------
@@ -37,6 +37,7 @@ def open_labels(url: str, *, storage_options: dict[str, Any] | None = None) -> x
         The store failed; also when voxels are computed.
     """
     ink, count = open_label_arrays(url, storage_options=storage_options)
+    warn_unfinished([ink, count])
     values, votes = (as_dataarray(stored) for stored in (ink, count))
     lazy = da.map_blocks(_as_labels, values.data, votes.data, dtype=np.float32)
     return xr.DataArray(lazy, dims=DIMS, name="labels", attrs=values.attrs)

@@ -9,6 +9,7 @@ sorted, so that the same result has the same ledger however often the run was in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import uuid
 from collections import Counter
@@ -24,7 +25,7 @@ from inkzarr.core.records import BlockRecord, ChunkTable
 from inkzarr.core.schema import LEDGER_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from zarr.abc.store import Store
 
@@ -94,11 +95,12 @@ class Ledger:
         self.manifest: Manifest | None = None
         self.records: dict[Box, BlockRecord] = {}
         self._unsaved: list[BlockRecord] = []
+        self._torn = False
         self._run = uuid.uuid4().hex[:12]
         self._parts = 0
 
     def load(self) -> bool:
-        """Read what is there.
+        """Read what is there; a line that a crash cut off at the end of a file was never written.
 
         Returns
         -------
@@ -110,26 +112,60 @@ class Ledger:
         InputError
             The ledger cannot be read.
         """
-        text = self._get("manifest.json")
-        if text is None:
+        if not self.load_manifest() or self.manifest is None:
             return False
-        try:
-            data = json.loads(text)
-            self.manifest = Manifest(**{name: _tuples(value) for name, value in {**data}.items()})
+        with self._readable():
             self.records = {}
             for part in self._get_many(self._part_names()):
-                for line in part.splitlines():
+                for line in self._whole_lines(part, self.manifest):
                     record = BlockRecord.from_json(line)
                     _check_fit(record, self.manifest)
                     self.records[record.box] = record
             if self.manifest.state == DONE and self.manifest.blocks not in (None, len(self.records)):
                 msg = f"{len(self.records)} blocks where {self.manifest.blocks} were written"
                 raise ValueError(msg)
+        return True
+
+    def load_manifest(self) -> bool:
+        """Read what the run is, and none of its records; returns and raises as `load`."""
+        text = self._get("manifest.json")
+        if text is None:
+            return False
+        with self._readable():
+            data = json.loads(text)
+            self.manifest = Manifest(**{name: _tuples(value) for name, value in {**data}.items()})
+        return True
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
         except (ValueError, TypeError, KeyError) as error:
             where = f"the ledger {self.folder} of {self.store}"
             msg = f"{where} cannot be read ({error}): write that volume afresh, with --overwrite"
             raise InputError(msg) from error
-        return True
+
+    def _whole_lines(self, part: str, manifest: Manifest) -> list[str]:
+        """The lines of a file; of a run that goes on, without what no line end follows.
+
+        Every line is written with its end, so what has none was cut. A block whose line is lost is computed
+        again. A run that is done is not: there a cut line is damage.
+        """
+        lines = part.splitlines(keepends=True)
+        if manifest.state == RUNNING and lines and not lines[-1].endswith("\n"):
+            self._torn = True
+            del lines[-1]
+        return lines
+
+    @property
+    def cells(self) -> Box:
+        """The chunks that the run writes, counted in chunks."""
+        if self.manifest is None:
+            msg = "a ledger has chunks only after it was begun or loaded"
+            raise RuntimeError(msg)
+        grid = Grid(Zyx.of(self.manifest.shape), Zyx.of(self.manifest.chunks))
+        region = self.manifest.region
+        return grid.cells(None if region is None else Box(*(Zyx.of(side) for side in region)))
 
     def begin(self, manifest: Manifest) -> None:
         """Start an empty ledger; of an earlier one nothing stays."""
@@ -179,8 +215,9 @@ class Ledger:
         """Put all parts in one file, sorted; what was loaded or added is what it holds."""
         self.flush()
         parts = [name for name in self._part_names() if name != GATHERED]
-        if parts:
+        if parts or self._torn:
             self._put(GATHERED, _lines(self.records[box] for box in sorted(self.records)))
+            self._torn = False
         for name in parts:
             sync(self.store.delete(f"{self.folder}/{name}"))
 

@@ -135,7 +135,7 @@ class Lock:
         try:
             self._take()
         except BaseException:
-            _live.discard(self.me.token)
+            self.release()
             raise
         threading.Thread(target=self._beat, name="lock", daemon=True).start()
 
@@ -216,6 +216,13 @@ class Lock:
         """Give the output free."""
         self._over.set()
         _live.discard(self.me.token)
+        try:
+            self._delete()
+        except KeyboardInterrupt:
+            self._delete()
+            raise
+
+    def _delete(self) -> None:
         with self._busy, contextlib.suppress(StoreError):  # whoever comes next will find it dead
             if self._mine():
                 sync(self.store.delete(self.key))

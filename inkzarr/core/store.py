@@ -27,7 +27,7 @@ from inkzarr.core.numbered import named_um, numbered
 from inkzarr.core.ome import Level, read_axes, read_levels, write_levels
 from inkzarr.core.remote import harmless, is_refusal, is_remote, open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, COUNT, DIMS, INK, LINEAGE, VolumeSpec
-from inkzarr.core.volume import NUMBERS, StoredVolume, own_voxel_size
+from inkzarr.core.volume import NUMBERS, StoredVolume, own_voxel_size, warn_unfinished
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -126,7 +126,7 @@ def open_all(
 
 
 def open_volume(url: str, *, level: int = 0, storage_options: dict[str, Any] | None = None) -> xr.DataArray:
-    """Open a scan or prediction, lazily.
+    """Open a scan or prediction, lazily; an `UnfinishedWarning` tells where it is not all written yet.
 
     Parameters
     ----------
@@ -158,7 +158,9 @@ def open_volume(url: str, *, level: int = 0, storage_options: dict[str, Any] | N
     >>> scan.dims, scan.shape
     (('z', 'y', 'x'), (4, 8, 8))
     """
-    return as_dataarray(open_stored(url, level=level, storage_options=storage_options))
+    stored = open_stored(url, level=level, storage_options=storage_options)
+    warn_unfinished([stored])
+    return as_dataarray(stored)
 
 
 def as_dataarray(stored: StoredVolume) -> xr.DataArray:

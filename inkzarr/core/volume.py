@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
+import warnings
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +18,7 @@ from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
 
 from inkzarr.core.bounded import bounded
-from inkzarr.core.errors import InputError, StoreError
+from inkzarr.core.errors import InputError, StoreError, UnfinishedWarning
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, Ledger
 from inkzarr.core.ome import Level
@@ -25,10 +27,13 @@ from inkzarr.core.remote import CarefulStore, fault_of, is_refusal, is_remote, w
 from inkzarr.core.schema import DIMS, LINEAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from zarr.abc.store import Store
 
 DECODES = 3
 """How often a remote chunk is asked for that does not decode, such as a proxy's page in its place."""
+AGAIN = "run the command that makes it again, until it is done"
 NUMBERS = "uif"
 """Kinds of dtype that a voxel may have: whole numbers and floats."""
 
@@ -112,9 +117,12 @@ class StoredVolume:
     @cached_property
     def ledger(self) -> Ledger | None:
         """The array's ledger, where it has one."""
+        return self._load(Ledger.load)
+
+    def _load(self, read: Callable[[Ledger], bool]) -> Ledger | None:
         ledger = Ledger(*(self.beside or (self.array.store, self.level.path)))
         try:
-            return ledger if ledger.load() else None
+            return ledger if read(ledger) else None
         except StoreError as error:
             if self.beside is None or not is_refusal(error):
                 raise
@@ -142,6 +150,15 @@ class StoredVolume:
         manifest = None if self.ledger is None else self.ledger.manifest
         return manifest is None or manifest.state == DONE
 
+    def unfinished(self) -> str:
+        """What to tell of a run that was not finished, else ""; of one that was, no record is read."""
+        ledger = self._load(Ledger.load_manifest)
+        if ledger is None or ledger.manifest is None or ledger.manifest.state == DONE or self.ledger is None:
+            return ""
+        done = self.ledger.chunk_table().done[self.ledger.cells.slices]
+        missing = f"{done.size - np.count_nonzero(done)} of {done.size} chunks are missing"
+        return f"{without_secrets(self.url)} is unfinished: {AGAIN} ({missing})"
+
     def require_finished(self) -> None:
         """Refuse a volume whose run was not finished: what is not written yet would be read as air.
 
@@ -151,17 +168,26 @@ class StoredVolume:
             Naming the volume and the remedy.
         """
         if not self.finished:
-            msg = f"{self.url} is unfinished: run the command that makes it again, until it is done"
+            msg = f"{self.url} is unfinished: {AGAIN}"
             raise InputError(msg)
 
     @cached_property
     def _written(self) -> np.ndarray | None:
-        """Which chunks hold voxels that are not 0 (bool, of the chunk grid's shape), by the ledger."""
-        return None if self.ledger is None else self.ledger.chunk_table().nonzero > 0
+        """Which chunks hold voxels that are not 0, and which zeros alone, by the ledger.
+
+        bool, two arrays of the chunk grid's shape. What the run was to write and is not recorded, such as by
+        lines that a damaged ledger lost, is neither.
+        """
+        if self.ledger is None:
+            return None
+        table, cells = self.ledger.chunk_table(), self.ledger.cells.slices
+        empty = np.ones(table.done.shape, bool)
+        empty[cells] = table.done[cells] & (table.nonzero[cells] == 0)
+        return np.stack([table.nonzero > 0, empty])
 
     def known_empty(self, index: Zyx) -> bool:
         """Whether the ledger says that chunk `index` holds zeros alone."""
-        return self._written is not None and not self._written[index]
+        return self._written is not None and bool(self._written[1][index])
 
     @cached_property
     def bounded_array(self) -> zarr.Array[Any]:
@@ -169,7 +195,7 @@ class StoredVolume:
         return bounded(self.array)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the ledger, of which readers in other processes need one bit a chunk."""
+        """Without the ledger, of which readers in other processes need two bits a chunk."""
         written = self._written
         packed = None if written is None else (np.packbits(written), written.shape)
         kept = {name: value for name, value in self.__dict__.items() if name != "bounded_array"}
@@ -241,7 +267,7 @@ class StoredVolume:
         if voxels.shape != region.shape or self._written is None:
             return
         for index in grid.indices(region):
-            if not self._written[index] or voxels[grid.box(index).clip(region).within(region)].any():
+            if not self._written[0][index] or voxels[grid.box(index).clip(region).within(region)].any():
                 continue
             key = f"{self.array.path}/{self.chunk_key(index)}".lstrip("/")
             if not sync(self.array.store.exists(key)):
@@ -308,6 +334,23 @@ class StoredVolume:
     def __dask_tokenize__(self) -> tuple[str, str, str]:
         """Tell this volume from others without reading it."""
         return (self.url, self.level.path, str(self.array.metadata.to_dict()))
+
+
+def warn_unfinished(volumes: Iterable[StoredVolume]) -> None:
+    """Warn, once, of what was opened together and is not all written; in the caller's code outside inkzarr.
+
+    Parameters
+    ----------
+    volumes : iterable of StoredVolume
+        Levels or arrays of one volume; their ledgers alone are read.
+    """
+    told = next(filter(None, (stored.unfinished() for stored in volumes)), "")
+    if not told:
+        return
+    depth, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("inkzarr."):
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(told, UnfinishedWarning, stacklevel=depth)
 
 
 def own_voxel_size(attributes: dict[str, Any]) -> float | None:

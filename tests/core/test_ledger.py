@@ -150,10 +150,36 @@ GOOD = json.loads(record(FIRST).to_json())
     ],
 )
 def test_a_damaged_line_is_refused(ledger, tmp_path, line):
-    (tmp_path / ".inkzarr" / "0" / "blocks-x.jsonl").write_text(line)
+    (tmp_path / ".inkzarr" / "0" / "blocks-x.jsonl").write_text(line + "\n")
     with pytest.raises(InputError, match=r"ledger \.inkzarr/0 of .* cannot be read.*--overwrite") as raised:
         again(ledger)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("state", ["running", "struck", "done"])
+def test_a_line_that_a_crash_cut_is_not_written(ledger, tmp_path, state):
+    """Wherever it is cut; of a run that goes on. No beginning of a line is a line."""
+    for box in (FIRST, LAST):
+        ledger.add(record(box))
+    ledger.finish()
+    folder = tmp_path / ".inkzarr" / "0"
+    whole, manifest = (folder / "blocks.jsonl").read_text(), (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(manifest.replace('"done"', f'"{state}"'))
+    first = whole.index("\n") + 1
+    for length in range(1, len(whole)):
+        (folder / "blocks.jsonl").write_text(whole[:length])
+        if state != "running" and length not in (first - 1, first, len(whole) - 1):
+            with pytest.raises(InputError, match="cannot be read"):
+                again(ledger)
+        elif state == "running":
+            assert set(again(ledger).records) == ({FIRST} if length >= first else set())
+    if state == "running":
+        resumed = again(ledger)
+        resumed.gather()
+        assert (folder / "blocks.jsonl").read_text() == whole[:first]
+        resumed.add(record(LAST))
+        resumed.finish()
+        assert (folder / "blocks.jsonl").read_text() == whole
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\0" * 40, '{"fingerprint": {}, "shape": 3}', "\xff"])

@@ -234,3 +234,23 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
         for thread in threads:
             thread.join()
         assert (len(got), len(refused)) == (1, 5)
+
+
+@pytest.mark.parametrize("nth", [1, 2], ids=["while it is made", "while it is given free"])
+def test_an_interrupt_leaves_no_lock(tmp_path, monkeypatch, nth):
+    honest, looks = lock.Lock._read, []
+
+    def interrupted(self):
+        if threading.current_thread() is threading.main_thread():
+            looks.append(None)
+            if len(looks) == nth:
+                raise KeyboardInterrupt
+        return honest(self)
+
+    monkeypatch.setattr(lock.Lock, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt), locked(str(tmp_path)):
+        pass
+    assert len(looks) > nth
+    assert not (tmp_path / LOCK).exists()
+    with locked(str(tmp_path)):
+        assert (tmp_path / LOCK).exists()

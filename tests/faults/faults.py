@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.faults.bench import BAD_INPUT, BLOCKS, DAMAGE, INTERRUPTED, STORE, WrongError, slowly
+from tests.faults.bench import BAD_INPUT, BLOCKS, DAMAGE, FILES, INTERRUPTED, STORE, WrongError, slowly
 from tests.faults.stages import CLUSTER, STAGES
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SLOW_S = 0.05
-RESUMED = ("export",)
-"""Begun anew, not resumed."""
 
 
 def killed(bench: Bench, name: str) -> str:
@@ -52,7 +50,7 @@ def interrupted(number: signal.Signals) -> Callable[[Bench, str], str]:
             bench.resume(name)
             return "done before it was hit" if code == 0 else "hit before it began"
         told = bench.log()
-        if "Traceback" in told or (name not in RESUMED and "To go on: inkzarr " not in told):
+        if "Traceback" in told or (name not in FILES and "To go on: inkzarr " not in told):
             msg = f"no line to go on: {told}"
             raise WrongError(msg)
         if left := [path.name for path in bench.out.rglob("*.lock")]:

@@ -379,13 +379,8 @@ def parse_table(folder: Path, given: tuple[str, bytes]) -> None:
     read_patches(folder / name)
 
 
-def _npy() -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.arange(12).reshape(4, 3))
-    return file.getvalue()
-
-
-TABLE_INPUTS = st.tuples(st.just("a.npy"), damaged(_npy()))
+NPY = _valid(lambda folder: np.save(folder / "a.npy", np.arange(12).reshape(4, 3)), "a.npy")
+TABLE_INPUTS = st.tuples(st.just("a.npy"), damaged(NPY))
 
 PARSERS = {
     "PPM": Parser(PPM_INPUTS, parse_ppm),
