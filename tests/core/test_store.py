@@ -142,7 +142,8 @@ def test_opening_reads_metadata_alone(tmp_path, monkeypatch):
     scan = open_volume(tmp_path / "a")
     assert scan.data.npartitions == 10**6
     assert all(
-        key.rpartition("/")[2] in {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+        key.rpartition("/")[2]
+        in {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata", "manifest.json"}
         for key in asked
     )
     asked.clear()

@@ -60,7 +60,7 @@ class Bench:
         code = 1
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is deaf to it
-            log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
             call()

@@ -252,8 +252,10 @@ def upgraded(bench: Bench, name: str) -> str:
 def damaged(bench: Bench, name: str) -> str:
     """A chunk is cut short, emptied, flipped, exchanged or deleted: named, and repaired."""
     volume = bench.out / STAGES[name].volume
+    given = set(bench.out.rglob("*"))  # the level under a pyramid
     bench.want(bench.finish(bench.start(name)), 0)
-    chunks = [path for path in volume.rglob("*") if path.is_file() and path.name.isdecimal()]
+    written = set(volume.rglob("*")) - given
+    chunks = [path for path in written if path.is_file() and path.name.isdecimal()]
     chunk, other = bench.moments.sample(sorted(chunks), 2)
     body = bytearray(chunk.read_bytes())
     kind = bench.moments.choice(["cut short", "emptied", "flipped", "exchanged", "deleted"])
