@@ -168,11 +168,13 @@ class Cluster:
         """
         while True:
             self._refuse_lost(cancelled=future.cancelled())
+            over = future.status in ("finished", "error")
             try:
-                return future.result(timeout=POLL_S)
-            except TimeoutError:
-                if future.status in ("finished", "error"):  # meanwhile, or it is its own
-                    return future.result()
+                return future.result(timeout=None if over else POLL_S)
+            except OSError:  # no answer yet, the task's own, or nobody hands over what is done
+                if over:
+                    self._refuse_lost(cancelled=future.status == "finished")
+                    raise
             except (CancelledError, asyncio.CancelledError):
                 self._refuse_lost(cancelled=True)
 
