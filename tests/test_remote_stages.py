@@ -78,8 +78,15 @@ def there(request, home):
     yield "s3://scrolls", ("--storage-options", json.dumps(options))
 
 
+def result(files):
+    """What a run wrote, but for the command that the ledger notes, which names the run's own inputs."""
+    told = {name: json.loads(body) for name, body in files.items() if name.endswith("manifest.json")}
+    return files | {name: {**manifest, "command": None} for name, manifest in told.items()}
+
+
 def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return result({str(path.relative_to(folder)): path.read_bytes() for path in files})
 
 
 def weights(path):
@@ -154,7 +161,7 @@ def keys(options, folder):
     import s3fs
 
     fs = s3fs.S3FileSystem(**options, skip_instance_cache=True)
-    return {path.removeprefix(f"{folder}/"): fs.cat_file(path) for path in fs.find(folder)}
+    return result({path.removeprefix(f"{folder}/"): fs.cat_file(path) for path in fs.find(folder)})
 
 
 def test_everything_that_writes_volumes_writes_to_s3(home, s3, tmp_path):
