@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -183,12 +184,14 @@ class CarefulStore(WrapperStore["Store"]):
         if not isinstance(self._store, FsspecStore):
             await self._store.set_if_not_exists(key, value)
             return
+        path = f"{self._store.path}/{key}".lstrip("/")
         try:
-            path = f"{self._store.path}/{key}".lstrip("/")
             await self._store.fs._pipe_file(path, value.to_bytes(), mode="create")
         except FileExistsError:
             return
-        except (NotImplementedError, TypeError, ValueError):
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.ENOSYS:  # S3's own "not implemented"
+                raise
             await self._store.set_if_not_exists(key, value)
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:

@@ -19,7 +19,13 @@ from urllib.parse import urlsplit
 
 HTML = b"<html><body>the archive is being moved, please come back later</body></html>"
 REFUSAL = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>no</Message></Error>"
-CODES = {403: b"AccessDenied", 404: b"NoSuchKey", 500: b"InternalError", 503: b"SlowDown"}
+CODES = {
+    403: b"AccessDenied",
+    404: b"NoSuchKey",
+    500: b"InternalError",
+    501: b"NotImplemented",
+    503: b"SlowDown",
+}
 PARTED = ("connection", "keep-alive", "transfer-encoding", "expect", "content-length")
 
 

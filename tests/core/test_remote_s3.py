@@ -9,6 +9,7 @@ import pytest
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import FsspecStore
 
 from inkzarr.core import lock, remote
 from inkzarr.core.errors import BlocksFailedError, InkzarrError, InputError, StoreError
@@ -254,6 +255,24 @@ def test_s3_lasting_faults_of_writing(line):
     assert raised.value.exit_code == 4
     del broken.faults["lasting.zarr/0/0/1/0"]
     assert write_blocks(job, place, RunOptions()).resumed == 5
+
+
+def test_a_key_is_created_in_one_step_where_the_store_can(line, monkeypatch):
+    """In two where S3 says that it does not know how; any other fault is a fault."""
+    broken, options = line
+    store = open_store("s3://scrolls/created", storage_options=options, read_only=False)
+    first, second = (default_buffer_prototype().buffer.from_bytes(body) for body in (b"first", b"second"))
+    with monkeypatch.context() as patch:
+        patch.setattr(FsspecStore, "set_if_not_exists", None)  # the two steps: not taken
+        for body in (first, second):
+            sync(store.set_if_not_exists("one", body))
+        broken.faults["created/bad"] = [403]
+        with pytest.raises(StoreError, match=r"cannot write bad of s3://scrolls/created \(1 tries\)"):
+            sync(store.set_if_not_exists("bad", first))
+    broken.faults["created/two"] = [501, "fine"]
+    sync(store.set_if_not_exists("two", first))
+    sync(store.set_if_not_exists("two", second))
+    assert keys(options, "scrolls/created") == {"one": b"first", "two": b"first"}
 
 
 def test_s3_is_locked(s3, monkeypatch):
