@@ -23,6 +23,7 @@ from inkzarr.core.store import open_stored, open_volume
 from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.unet import UNet3D
 from inkzarr.predict import PredictSettings, predict_volume
+from tests.stored import tree
 
 distributed = pytest.importorskip("distributed")
 
@@ -46,10 +47,6 @@ def scan(tmp_path_factory):
     voxels = np.random.default_rng(0).integers(0, 255, SHAPE, dtype=np.uint8)
     zarr.create_array(folder / "scan.zarr", data=voxels, chunks=(64, 64, 64), zarr_format=2)
     return folder / "scan.zarr"
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def copy_job(out):

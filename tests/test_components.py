@@ -24,6 +24,7 @@ from inkzarr.core.schema import CANDIDATE_COLUMNS
 from inkzarr.core.store import open_stored
 from inkzarr.core.volume import StoredVolume
 from tests.predictions import rows, write
+from tests.stored import tree
 
 SHAPE = Zyx(136, 264, 264)
 EVERYWHERE = np.ones((3, 3, 3))
@@ -146,10 +147,6 @@ def test_educelabs_synthetic_volume(real_data, tmp_path):
     components(write(tmp_path / "ink.zarr", voxels), tmp_path / "a.parquet", settings)
     expected = against_scipy(tmp_path / "a.parquet", voxels, least, 50)
     np.testing.assert_array_equal(open_stored(settings.labels).read(Box.whole(voxels.shape)), expected)
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 SLOW = """

@@ -20,6 +20,7 @@ from inkzarr.core.schema import VolumeSpec
 from inkzarr.core.votes import LabelBlocks, VotedBlock
 from inkzarr.labels import LabelSettings, labels
 from inkzarr.testing.synthetic import SyntheticScroll
+from tests.stored import tree
 
 distributed = pytest.importorskip("distributed")
 
@@ -74,10 +75,6 @@ def started(tmp_path):
         for process in (*workers, scheduler):
             process.kill()
             process.wait()
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

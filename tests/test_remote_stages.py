@@ -14,6 +14,7 @@ from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.unet import UNet3D
 from inkzarr.testing.synthetic import SyntheticScroll
 from tests.core.web import Web
+from tests.stored import keys, tree
 
 pytestmark = pytest.mark.slow
 
@@ -84,11 +85,6 @@ def result(files):
     return files | {name: {**manifest, "command": None} for name, manifest in told.items()}
 
 
-def tree(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return result({str(path.relative_to(folder)): path.read_bytes() for path in files})
-
-
 def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
@@ -105,7 +101,7 @@ def test_info_and_verify(home, there):
 def test_predict(home, there, tmp_path):
     place, options = there
     told = run("predict", f"{place}/scan.zarr", home / "unet.pt", tmp_path / "ink.zarr", *PREDICT, *options)
-    assert tree(tmp_path / "ink.zarr") == tree(home / "ink.zarr")
+    assert result(tree(tmp_path / "ink.zarr")) == result(tree(home / "ink.zarr"))
     assert "fetched" in told
     assert "MB/s" not in told
 
@@ -114,7 +110,7 @@ def test_labels_like(home, there, tmp_path):
     place, options = there
     given = (home / "paths", home / "inklabels", tmp_path / "labels.zarr")
     run("labels", *given, *LABELS, f"{place}/scan.zarr", *options)
-    assert tree(tmp_path / "labels.zarr") == tree(home / "labels.zarr")
+    assert result(tree(tmp_path / "labels.zarr")) == result(tree(home / "labels.zarr"))
 
 
 def test_flatten(home, there, tmp_path):
@@ -135,7 +131,7 @@ def test_components_and_export(home, there, tmp_path):
         scan = ("--labels", out / "ids.zarr", "--scan", f"{url}/scan.zarr")
         run("components", f"{url}/ink.zarr", out / "letters.parquet", *given, *scan, *more)
         run("export", f"{url}/scan.zarr", out / "scan.nrrd", "--box", "3:40,:,5:77", *more)
-    here, there = tree(tmp_path / "here"), tree(tmp_path / "there")
+    here, there = result(tree(tmp_path / "here")), result(tree(tmp_path / "there"))
     assert here["scan.nrrd"] == there["scan.nrrd"]
     assert here["letters.parquet"] == there["letters.parquet"]
     chunks = {name for name in here if name.startswith("ids.zarr/0/")}
@@ -157,13 +153,6 @@ def test_patches_train_and_evaluate(home, there, tmp_path):
     assert all(torch.equal(here[name], trained[name]) for name in here)
 
 
-def keys(options, folder):
-    import s3fs
-
-    fs = s3fs.S3FileSystem(**options, skip_instance_cache=True)
-    return result({path.removeprefix(f"{folder}/"): fs.cat_file(path) for path in fs.find(folder)})
-
-
 def test_everything_that_writes_volumes_writes_to_s3(home, s3, tmp_path):
     """Ingest, pyramid, labels, predict and components: each key as the file on a local disk, ledgers included."""
     pytest.importorskip("s3fs")
@@ -182,7 +171,7 @@ def test_everything_that_writes_volumes_writes_to_s3(home, s3, tmp_path):
         run("predict", f"{place}/scan.zarr", home / "unet.pt", f"{place}/ink.zarr", *PREDICT, *options)
         table = (tmp_path / f"{name}.parquet", "--min-voxels", "2", "--labels", f"{place}/ids.zarr")
         run("components", f"{place}/ink.zarr", *table, *options)
-    there, here = keys(s3, "scrolls/out"), tree(tmp_path / "out")
+    there, here = result(keys(s3, "scrolls/out")), result(tree(tmp_path / "out"))
     beside = {"labels.zarr.png", ".labels.zarr.sources.json"}  # on a local disk only
     assert set(there) == set(here) - beside
     assert [name for name in there if here[name] != there[name]] == []
@@ -218,7 +207,7 @@ def test_from_the_web_to_s3(home, s3, tmp_path):
         run("predict", f"{web.url}/scan.zarr", *given)
     finally:
         web.close()
-    assert keys(s3, "scrolls/web/ink.zarr") == tree(home / "ink.zarr")
+    assert result(keys(s3, "scrolls/web/ink.zarr")) == result(tree(home / "ink.zarr"))
     assert np.array_equal(
         zarr.open_array("s3://scrolls/web/ink.zarr/0", storage_options=s3, mode="r")[:],
         zarr.open_array(home / "ink.zarr/0", mode="r")[:],

@@ -21,6 +21,7 @@ from inkzarr.core.schema import LOCK, VolumeSpec
 from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.unet import UNet3D
 from inkzarr.verify import strike, verify
+from tests.stored import tree
 
 SHAPE = (8, 384, 512)
 SECRET = "hunter2"
@@ -32,10 +33,6 @@ def run(*words):
         raise done.exception
     assert done.exit_code == 0, done.output
     return done
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

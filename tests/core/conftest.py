@@ -3,6 +3,7 @@
 import pytest
 
 from inkzarr.core import lock, remote, runner, schema
+from tests import stored
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,11 +28,4 @@ def small_chunks():
 def tree():
     """Reads a folder as a dict from relative path to bytes."""
 
-    def read(folder):
-        return {
-            str(path.relative_to(folder)): path.read_bytes()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-
-    return read
+    return stored.tree

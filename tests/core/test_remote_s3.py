@@ -22,20 +22,9 @@ from inkzarr.core.schema import LOCK, VolumeSpec
 from inkzarr.core.store import open_stored, open_volume
 from inkzarr.info import info
 from tests.core.line import Line
+from tests.stored import keys, tree
 
 SECRET = "wJalrXUtnFEMI-not-a-real-one"
-
-
-def keys(options, folder):
-    import s3fs
-
-    fs = s3fs.S3FileSystem(**options, skip_instance_cache=True)
-    found = fs.find(folder)
-    return {path.removeprefix(f"{folder}/"): fs.cat_file(path) for path in found}
-
-
-def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 WIDE = Zyx(130, 260, 128)
