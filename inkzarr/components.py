@@ -372,6 +372,7 @@ def _open_scan(
     if settings.scan is None:
         return None
     scan = open_stored(os.fspath(settings.scan), storage_options=storage_options)
+    scan.require_finished()
     if scan.shape != stored.shape:
         msg = f"the scan {settings.scan} is {tuple(scan.shape)}, the prediction {tuple(stored.shape)}: "
         raise InputError(msg + "give the scan that it was made from")

@@ -247,6 +247,9 @@ def test_an_unfinished_prediction_is_refused(tmp_path):
     manifest.write_text(manifest.read_text().replace('"done"', '"running"'))
     with pytest.raises(InputError, match="is unfinished"):
         components(url, tmp_path / "a.parquet")
+    whole = write(tmp_path / "whole.zarr", np.full((20, 20, 20), 200, np.uint8))
+    with pytest.raises(InputError, match=r"ink\.zarr.* is unfinished"):
+        components(whole, tmp_path / "a.parquet", ComponentSettings(sheet=tmp_path / "a.html", scan=url))
 
 
 def test_a_damaged_chunk_is_an_error(ink, tmp_path):
