@@ -32,6 +32,7 @@ from inkzarr.core.schema import INK_THRESHOLD
 from inkzarr.core.score_page import score_page
 from inkzarr.core.scores import Scores, ScoreSummary
 from inkzarr.core.store import open_stored
+from inkzarr.core.whole import whole
 from inkzarr.readers.label_png import open_label
 from inkzarr.readers.sheet import SUFFIXES, read_sheet
 
@@ -193,7 +194,8 @@ def evaluate(
     else:
         report = _evaluate_volume(str(prediction), str(label), settings, storage_options)
     if page is not None:
-        _write_page(page, report)
+        with whole(page) as partial:
+            partial.write_text(report.to_html(), encoding="utf-8")
     return report
 
 
@@ -379,15 +381,3 @@ def _page_place(out: Path) -> Path:
         msg = f"{out} cannot be the report: name an .html file in a folder that exists"
         raise InputError(msg)
     return out
-
-
-def _write_page(out: Path, report: ScoreReport) -> None:
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(report.to_html(), encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        msg = f"{out} cannot be written ({error}): choose another place"
-        raise InputError(msg) from error
-    finally:
-        partial.unlink(missing_ok=True)

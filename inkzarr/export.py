@@ -23,6 +23,7 @@ from inkzarr.core.lock import locked
 from inkzarr.core.progress import Progress, size
 from inkzarr.core.store import open_stored
 from inkzarr.core.target import refuse_inside
+from inkzarr.core.whole import whole
 from inkzarr.writers.base import Cutout, layer_bytes
 from inkzarr.writers.medical import write_nifti, write_nifti_gz, write_nrrd
 from inkzarr.writers.planes import Planes, PlaneSettings, check_movie, check_slices, write_movie, write_slices
@@ -85,7 +86,8 @@ def export(  # noqa: PLR0913 - each was asked for, and most are left out
     ------
     InputError
         An unknown suffix, a box outside the volume, an `out` that exists or lies in the volume, a disk that
-        is too small, voxels that the format does not have, a library that is not installed.
+        is too small or refuses to be written, voxels that the format does not have, a library that is not
+        installed.
     StoreError
         A chunk cannot be read; nothing is at `out` then.
 
@@ -119,17 +121,9 @@ def export(  # noqa: PLR0913 - each was asked for, and most are left out
     shown = Planes(tuple(cutouts), planes)
     _refuse_unfit(shown, suffix)
     _refuse_small_disk(out, suffix, shown)
-    partial, before = (out.with_name(f".{out.name}.{state}") for state in ("partial", "before"))
-    with locked(str(out.absolute().parent), name=f".{out.name}.lock"):
-        _remove(partial)
-        try:
-            _write(partial, suffix, shown)
-            if out.is_dir():  # which no folder can replace
-                out.replace(before)
-            partial.replace(out)
-            _remove(before)
-        finally:
-            _remove(partial)
+    place = str(out.absolute().parent)
+    with locked(place, name=f".{out.name}.lock"), whole(out, locked=True) as partial:
+        _write(partial, suffix, shown)
     return out
 
 
@@ -210,10 +204,3 @@ def _refuse_small_disk(out: Path, suffix: str, planes: Planes) -> None:
         needs = f"{out} needs {size(needed)}, the disk has {size(free)}"
         msg = f"{needs}: choose a smaller box or a coarser level"
         raise InputError(msg)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

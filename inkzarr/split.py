@@ -25,6 +25,7 @@ from inkzarr.core.nearest import BoxTree
 from inkzarr.core.patches import DEFAULT_WINDOW, Patches, read_patches, refuse_suffix, write_patches
 from inkzarr.core.picture import contact_sheet
 from inkzarr.core.progress import duration
+from inkzarr.core.whole import whole
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -275,7 +276,8 @@ def _write(train: Patches, valid: Patches, out: Path, settings: SplitSettings, b
     told = {"margin": settings.margin, "jitter": settings.jitter, "rule": settings.rule, "gap": gap}
     write_patches(out, train.take(~near, split=told))
     picture = Path(f"{out}.png")
-    picture.write_bytes(draw(train, near, valid, settings, gap))
+    with whole(picture) as partial:
+        partial.write_bytes(draw(train, near, valid, settings, gap))
     dropped = int(np.count_nonzero(near))
     kept, seconds = len(train) - dropped, time.monotonic() - began
     return SplitReport(str(out), kept, dropped, len(valid), gap, settings.margin, str(picture), seconds)

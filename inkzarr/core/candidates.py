@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from os import PathLike, getpid
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.runs import FIRST, HIGH, LOW, MAX, MOMENT, PLACE, SUM, VOXELS, Ints
 from inkzarr.core.schema import CANDIDATE_COLUMNS, CERTAIN_INK, LINEAGE
+from inkzarr.core.whole import whole
 
 PARQUET = ".parquet"
 LETTER_UM = 2500.0
@@ -157,15 +157,7 @@ def write_candidates(path: str | PathLike[str], table: Candidates) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.{getpid()}.partial")
     columns = {name: pa.array(np.ascontiguousarray(column)) for name, column in table.columns.items()}
     told = {LINEAGE: json.dumps(table.lineage)}
-    try:
+    with whole(Path(path)) as partial:
         parquet.write_table(pa.table(columns).replace_schema_metadata(told), partial)
-        partial.replace(target)
-    except OSError as error:
-        msg = f"candidates cannot be written to {target} ({error}): choose another place"
-        raise InputError(msg) from error
-    finally:
-        partial.unlink(missing_ok=True)

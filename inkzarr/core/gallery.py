@@ -17,10 +17,8 @@ import base64
 import html
 import io
 import json
-import os
 import re
 import shlex
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +32,7 @@ from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.picture import contact_sheet, png, stretch
 from inkzarr.core.remote import without_secrets
 from inkzarr.core.runs import VOXELS, Bytes, empty_rows, find_runs, paint, project, weigh
+from inkzarr.core.whole import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -155,12 +154,15 @@ def write_page(
         What `Viewer` draws of each of the table's `places`; rank and id are the name of its PNG file.
     prediction, scan : StoredVolume
         What the pictures show.
+
+    Raises
+    ------
+    InputError
+        The disk is full, or does not let write.
     """
     folder = picture_folder(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    drawn = path.with_name(f"{folder.name}.{os.getpid()}.partial")
 
-    def kept() -> Iterator[list[bytes]]:
+    def kept(drawn: Path) -> Iterator[list[bytes]]:
         for row, each in enumerate(pictures):
             planes = [np.asarray(Image.open(io.BytesIO(data))) for data in each]
             larger = [max(1, PNG_PIXELS // max(plane.shape)) for plane in planes]
@@ -168,17 +170,10 @@ def write_page(
             contact_sheet([shown], [PICTURES]).save(drawn / f"{row + 1:03}_{table['id'][row]}.png")
             yield each
 
-    try:
+    with whole(folder) as drawn, whole(path) as partial:
         drawn.mkdir()
         with partial.open("w", encoding="utf-8") as file:
-            file.writelines(page(table, kept(), prediction, scan))
-        partial.replace(path)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        drawn.replace(folder)
-    finally:
-        partial.unlink(missing_ok=True)
-        shutil.rmtree(drawn, ignore_errors=True)
+            file.writelines(page(table, kept(drawn), prediction, scan))
 
 
 def page(

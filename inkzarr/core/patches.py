@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -17,6 +16,7 @@ from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Zyx
 from inkzarr.core.picture import png
 from inkzarr.core.schema import DIMS, LINEAGE, PATCH_COLUMNS
+from inkzarr.core.whole import whole
 
 PARQUET, NPY = ".parquet", ".npy"
 DEFAULT_WINDOW = 128
@@ -85,20 +85,11 @@ def refuse_suffix(path: str | PathLike[str]) -> None:
 
 def write_patches(path: str | PathLike[str], patches: Patches) -> None:
     """Write a table: ``.npy`` (int64, n x 3) or Parquet, by the name; replaced if it exists."""
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            if target.suffix == NPY:
-                np.save(file, patches.corners)
-            else:
-                _write_parquet(file, patches)
-        partial.replace(target)
-    except OSError as error:
-        msg = f"patches cannot be written to {target} ({error}): choose another place"
-        raise InputError(msg) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(Path(path)) as partial, partial.open("wb") as file:
+        if Path(path).suffix == NPY:
+            np.save(file, patches.corners)
+        else:
+            _write_parquet(file, patches)
 
 
 def read_patches(path: str | PathLike[str]) -> Patches:

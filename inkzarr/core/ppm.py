@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +15,7 @@ from PIL.PngImagePlugin import PngImageFile
 from inkzarr.core.errors import InputError
 from inkzarr.core.png import PngHeader, check_stream, read_header
 from inkzarr.core.voting import split_points
+from inkzarr.core.whole import whole
 
 Tile = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
 
@@ -266,17 +266,15 @@ def write_ppm_bands(
     Raises
     ------
     InputError
-        Bands that do not add up to `shape`.
+        Bands that do not add up to `shape`, or the disk is full.
     """
     height, width = shape
     if not (0 < height < MOST and 0 < width < MOST):
         msg = f"a surface of {height} x {width} pixels cannot be written: both must be from 1 to {MOST - 1}"
         raise InputError(msg)
-    target = Path(path)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     header = f"width: {width}\nheight: {height}\ndim: 6\nordered: true\ntype: double\nversion: 1\n"
     rows = 0
-    try:
+    with whole(Path(path)) as partial:
         with partial.open("wb") as file:
             file.write(header.encode() + END)
             for points, normals, valid in bands:
@@ -291,6 +289,3 @@ def write_ppm_bands(
         if rows != height:
             msg = f"{rows} rows were given for a surface of {height} x {width} pixels: the bands must add up"
             raise InputError(msg)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.whole import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -78,30 +78,14 @@ def write_sheet(
     InputError
         The disk is full, or does not let write.
     """
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        _remove(partial)
+    with whole(out, locked=True) as partial:
         if not out.suffix:
             write_layers(partial, shape, bands, pixel_um=pixel_um)
-            _remove(out)
         elif out.suffix.lower() == ".png":
             pages, alpha = (band[0] for band in bands), len(shape) > WITH_ALPHA
             write_png(partial, (shape[1], shape[2]), pages, alpha=alpha, pixel_um=pixel_um)
         else:
             write_tiff(partial, shape, bands, pixel_um=pixel_um)
-        partial.replace(out)
-    except OSError as error:
-        msg = f"{out} cannot be written ({error}): make room, and run again"
-        raise InputError(msg) from error
-    finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def write_png(

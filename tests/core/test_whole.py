@@ -1,0 +1,66 @@
+"""What appears only once it is whole: files and folders, and what is left where something fails."""
+
+import pytest
+
+from inkzarr.core.errors import InputError
+from inkzarr.core.whole import whole
+
+
+def written(partial, *names):
+    if not names:
+        partial.write_text("new")
+        return
+    partial.mkdir()
+    for name in names:
+        (partial / name).write_text("new")
+
+
+def test_a_file_and_a_folder_replace_what_was_there(tmp_path):
+    for _ in range(2):
+        with whole(tmp_path / "a") as partial:
+            written(partial)
+        assert (tmp_path / "a").read_text() == "new"
+    for name in ("1", "2"):
+        with whole(tmp_path / "b", locked=True) as partial:
+            written(partial, name)
+        assert [path.name for path in (tmp_path / "b").iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_fails_leaves_what_was_there(tmp_path, error):
+    (tmp_path / "a").write_text("old")
+
+    def fail():
+        with whole(tmp_path / "a") as partial:
+            written(partial)
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_a_killed_run_left_goes_under_a_lock(tmp_path):
+    (tmp_path / ".a.partial").mkdir()
+    with whole(tmp_path / "a", locked=True) as partial:
+        written(partial)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_disk_that_takes_nothing_is_one_line(tmp_path):
+    def write(name, target=None):
+        with whole(tmp_path / name) as partial:
+            if target:
+                partial.symlink_to(target)
+            written(partial)
+
+    with pytest.raises(InputError, match=r"no/a cannot be written .*No such file.*: make room or choose"):
+        write("no/a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").touch()
+    with pytest.raises(InputError, match="folder cannot be written"):
+        write("folder")
+    with pytest.raises(InputError, match="No space left on device"):
+        write("full", "/dev/full")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "mine"]
