@@ -218,7 +218,11 @@ def components(
     InputError
         No finished prediction, names that cannot be; nothing was written.
     StoreError, BlocksFailedError
-        A chunk cannot be read, or labels cannot be written; run again to go on.
+        A chunk cannot be read, or labels cannot be written.
+
+    Notes
+    -----
+    A run that was stopped is run again: the table is made anew, of the labels only what is missing.
 
     Examples
     --------

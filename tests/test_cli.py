@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 
-from inkzarr.cli import cli, options
+from inkzarr.cli import cli, options, to_go_on
 from inkzarr.cli.options import Bytes, OneOrThree
 from inkzarr.core.store import open_volume
 from inkzarr.demo import CONFIG, demo
@@ -51,6 +51,19 @@ def test_ingest_plans_runs_and_refuses(slices, tmp_path):
     damaged = run("verify", out)
     assert damaged.returncode == 6
     assert "0/0/0/0" in damaged.stdout + damaged.stderr
+
+
+def test_only_what_was_kept_is_gone_on_with():
+    assert (
+        to_go_on([]) == to_go_on(["info", "a.zarr"]) == to_go_on(["components", "a.zarr", "b.parquet"]) == ""
+    )
+    kept = "; what is written stays. To go on: inkzarr "
+    for labels in ("--labels=ids.zarr", "--labels ids.zarr"):
+        words = f"components a.zarr b.parquet {labels}"
+        assert to_go_on(words.split()) == kept + words
+    assert to_go_on(["train", "a b", "out"]) == f"{kept}train 'a b' out --resume"
+    secret = ["ingest", "s3://me:word@host/a", "out", "--storage-options", "{}", "--overwrite"]
+    assert to_go_on(secret) == f"{kept}ingest s3://host/a out --storage-options ..."
 
 
 @pytest.mark.parametrize(

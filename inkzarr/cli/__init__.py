@@ -52,6 +52,8 @@ RESUMABLE = (
     "pyramid",
     "demo",
 )
+LABELS = "--labels"
+"""All that `components` keeps of a run that was interrupted."""
 STORAGE, HIDDEN = "--storage-options", "..."
 RESUMED = ("pretrain", "train")
 """Those that resume only where told to."""
@@ -88,13 +90,27 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         given = list(sys.argv[1:] if arguments is None else arguments)
-        again = shlex.join(["inkzarr", *_told(word for word in given if word != "--overwrite")])
-        again += " --resume" if given[:1] and given[0] in RESUMED and "--resume" not in given else ""
-        resumes = f"; what is written stays. To go on: {again}" if given[:1] and given[0] in RESUMABLE else ""
-        _leave(f"inkzarr: interrupted{resumes}", INTERRUPTED)
+        _leave(f"inkzarr: interrupted{to_go_on(given)}", INTERRUPTED)
     except Exception:  # noqa: BLE001 - a bug, told as Python would, but for what is secret
         _leave(hide_secrets(traceback.format_exc()), BUG)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def to_go_on(given: Sequence[str]) -> str:
+    """What an interrupted command kept, and the one that goes on; empty where it kept nothing.
+
+    Examples
+    --------
+    >>> to_go_on(["ingest", "slices", "scan.zarr", "--overwrite"])
+    '; what is written stays. To go on: inkzarr ingest slices scan.zarr'
+    """
+    stage = given[0] if given else ""
+    kept = stage in RESUMABLE and (stage != "components" or any(word.startswith(LABELS) for word in given))
+    if not kept:
+        return ""
+    again = shlex.join(["inkzarr", *_told(word for word in given if word != "--overwrite")])
+    again += " --resume" if stage in RESUMED and "--resume" not in given else ""
+    return f"; what is written stays. To go on: {again}"
 
 
 def _told(words: Iterable[str]) -> Iterator[str]:
