@@ -26,6 +26,7 @@ import numpy as np
 from inkzarr.core.chunk_cache import ChunkCache
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.given import unify
 from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
 from inkzarr.core.progress import duration, size
 from inkzarr.core.remote import is_remote
@@ -100,6 +101,7 @@ class FlattenSettings:
         if self.block < CHUNK or self.block % CHUNK:
             msg = f"block {self.block} cannot be: use a multiple of {CHUNK} pixels"
             raise InputError(msg)
+        unify(self, depth=int, block=int)
 
     @property
     def layers(self) -> int:
@@ -258,8 +260,7 @@ def plan_flatten(
     """
     stored, sheet, job = _prepare(volume, str(surface), Path(out), settings, options, storage_options)
     touched, valid = look(sheet, settings.depth, Grid(stored.shape, stored.chunks))
-    pixels = sheet.shape[0] * sheet.shape[1]
-    samples = valid * pixels * (2 * settings.depth + 1)
+    samples = valid * sheet.shape[0] * sheet.shape[1] * (2 * settings.depth + 1)
     nbytes = touched * stored.chunks.volume * stored.dtype.itemsize
     plan = plan_blocks(job, options)
     cores = min(job.in_flight(options), os.cpu_count() or 1)
@@ -393,7 +394,7 @@ def _write_sheet(job: Job, out: Path, settings: FlattenSettings, pixel_um: float
     planes, rows, columns = stored.shape
     cuts = (Box(Zyx(0, y, 0), Zyx(planes, min(y + CHUNK, rows), columns)) for y in range(0, rows, CHUNK))
     bands = map(stored.read, cuts)
-    if settings.alpha:  # opacity beside grey, as both formats have it
+    if settings.alpha:  # beside grey, as both formats have it
         pairs = (np.moveaxis(band, 0, -1)[None] for band in bands)
         write_sheet(out, (1, rows, columns, planes), pairs, pixel_um=pixel_um)
     else:

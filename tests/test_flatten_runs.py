@@ -202,6 +202,15 @@ def test_the_command(scene, tmp_path):
     assert [path.name for path in out.iterdir()] == ["00.tif"]
 
 
+def test_a_whole_number_may_be_a_float(scene, tmp_path):
+    settings = FlattenSettings(depth=2.0, block=128.0, reduce="none")
+    assert settings == FlattenSettings(depth=2, block=128, reduce="none")
+    flatten(scene / "v.zarr", "flat:20", tmp_path / "layers", settings)
+    assert len(list((tmp_path / "layers").iterdir())) == 5
+    with pytest.raises(InputError, match=r"depth 2.5 cannot be: give whole voxels from 0 to 256"):
+        FlattenSettings(depth=2.5)
+
+
 def test_bad_input_is_told_in_a_line(scene, tmp_path):
     volume, surface, out = scene / "v.zarr", scene / "s.ppm", tmp_path / "a.png"
     with pytest.raises(InputError, match=r"depth -1 cannot be: give whole voxels from 0 to 256"):
