@@ -131,7 +131,7 @@ class FlattenReport:
     spacing : tuple of float
         Voxels from a pixel to the one below and to the one beside it, medians; about 1 in a right surface.
     needed, fetched : int
-        Chunks that samples touch, and how often one was read; chunks known to be empty are not counted.
+        Chunks in the boxes around patches, known ones of air left out; and how often one was read.
     seconds : float
         In all.
     """
@@ -262,7 +262,6 @@ def plan_flatten(
     touched, valid = look(sheet, settings.depth, Grid(stored.shape, stored.chunks))
     samples = valid * sheet.shape[0] * sheet.shape[1] * (2 * settings.depth + 1)
     nbytes = touched * stored.chunks.volume * stored.dtype.itemsize
-    plan = plan_blocks(job, options)
     cores = min(job.in_flight(options), os.cpu_count() or 1)
     seconds = (samples * SECONDS_A_SAMPLE + nbytes * SECONDS_A_BYTE) / cores
     extra = {
@@ -271,7 +270,7 @@ def plan_flatten(
         "bytes in": f"about {size(nbytes)} before compression",
         "estimated time": f"about {duration(seconds)}, {cores} tiles at once",
     }
-    return replace(plan, extra=extra)
+    return replace(plan_blocks(job, options), extra=extra)
 
 
 @dataclass(frozen=True)
