@@ -148,7 +148,8 @@ def test_opening_reads_metadata_alone(tmp_path, monkeypatch):
     )
     asked.clear()
     assert scan[300, 5:300, 7].sum().compute() == 0
-    assert sorted(asked) == [".inkzarr/0/manifest.json", "0/2.0.0", "0/2.1.0", "0/2.2.0"]
+    chunks = [key for key in asked if key != ".inkzarr/0/manifest.json"]  # which threads may ask for at once
+    assert sorted(chunks) == ["0/2.0.0", "0/2.1.0", "0/2.2.0"]
 
 
 def test_a_local_chunk_that_is_missing_is_empty(tmp_path):
