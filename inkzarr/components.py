@@ -27,7 +27,7 @@ import numpy as np
 from inkzarr.core.candidates import PARQUET, Candidates, rank, write_candidates
 from inkzarr.core.errors import InputError
 from inkzarr.core.foreground import LabelBlocks, Source, label_block
-from inkzarr.core.gallery import NO_LETTERS, Viewer, picture_folder, places, write_page
+from inkzarr.core.gallery import LONGEST, NO_LETTERS, Viewer, picture_folder, places, write_page
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.given import unify
 from inkzarr.core.job import Job, Plan, Report, RunOptions
@@ -58,6 +58,8 @@ REMOTE_WORKERS = 8
 BYTES_A_VOXEL, BYTES_A_LABEL = 2 + 6, 8
 """Of a block in flight: its voxels, twice while they are decoded, and at most a run every other voxel; labels
 twice while they are compressed."""
+BYTES_A_DRAWN_VOXEL = BYTES_A_VOXEL + 1
+"""Of a candidate on the contact sheet: the component alone comes on top."""
 SECONDS_A_VOXEL = 6e-9
 """On one core, for the time that a plan tells."""
 
@@ -354,7 +356,8 @@ def _prepare(
     )
     cell = Zyx(*map(min, job.grid.cell, stored.shape)).volume
     each = BYTES_A_VOXEL + (BYTES_A_LABEL if settings.labels else 0)
-    return source, dataclasses.replace(job, block_bytes=cell * each)
+    drawn = Zyx(*(min(LONGEST, n) for n in stored.shape)).volume if settings.sheet else 0
+    return source, dataclasses.replace(job, block_bytes=max(cell * each, drawn * BYTES_A_DRAWN_VOXEL))
 
 
 def _lineage(stored: StoredVolume, settings: ComponentSettings, um: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from inkzarr.components import ComponentSettings, components, plan_components
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import RunOptions
+from inkzarr.core.progress import size
 from inkzarr.core.schema import CANDIDATE_COLUMNS
 from inkzarr.core.store import open_stored
 from inkzarr.core.volume import StoredVolume
@@ -267,3 +268,13 @@ def test_a_plan_writes_nothing(ink, tmp_path):
     assert "values from 128 up, 1000 voxels or more" in told
     assert "136,264,264 uint32" in told
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_counts_the_drawing_of_large_candidates(ink, tmp_path):
+    def memory(**settings):
+        given = ComponentSettings(block=128, **settings)
+        plan = plan_components(ink[0], tmp_path / "a.parquet", given, RunOptions(workers=1))
+        return plan.lines["peak memory"]
+
+    assert memory() == size(8 * 128**3)
+    assert memory(sheet=tmp_path / "a.html") == size(9 * 136 * 264 * 264)
