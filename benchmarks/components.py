@@ -1,8 +1,7 @@
 """Connected components beside what they replace, in one run.
 
-    python -m benchmarks.components               # about five minutes, 2 cores
+    python -m benchmarks.components               # about ten minutes, 2 cores, half of them dask-image's
     python -m benchmarks.components --quick       # seconds, as the tests run it
-    python -m benchmarks.components --dask 512    # dask-image at full size too: five minutes more
 
 memory   the array in memory: cc3d and scipy on the whole of it, ours in blocks of 256; seconds by the clock
          and of the processors, and how many times faster than cc3d that is. Ours thresholds the
@@ -10,7 +9,7 @@ memory   the array in memory: cc3d and scipy on the whole of it, ours in blocks 
          goes over the blocks again and fills an array.
 Zarr     the same from a Zarr of 128^3 chunks (blosc zstd): read and cc3d, read and cc3d with its statistics,
          and the stage, which writes the table
-dask     dask_image.ndmeasure.label in 128^3 chunks, and ours on the same array
+dask     dask_image.ndmeasure.label of 512^3 in 128 chunks, and ours on the same array
 peak     of the stage's memory, above a process that has imported it, for one volume and one 8 times larger
 """
 
@@ -159,9 +158,9 @@ def bench_zarr(volumes, repeat):
         show(table, ("read, cc3d", "read, cc3d"))
 
 
-def bench_dask(edge):
+def bench_dask(edge, chunks):
     array = smooth(edge, 0.3, 2)
-    lazy = da.from_array(array, chunks=min(128, edge // 2))
+    lazy = da.from_array(array, chunks=chunks)
     theirs, binary = "dask_image.ndmeasure.label", lazy >= LEAST
     table = timed({theirs: lambda: dask_label(binary, EVERYWHERE)[0].compute(scheduler="threads")}, 1)
     table |= timed({"ours, all components and sums": lambda: ours(array, 1)}, 3)
@@ -186,7 +185,6 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument("--dask", type=int, default=256, help="edge of the volume for dask-image")
     parser.add_argument("--only", choices=("memory", "zarr", "dask", "peak"))
     chosen = parser.parse_args(arguments)
     edge, repeat = (64, 1) if chosen.quick else (512, 3)
@@ -202,7 +200,7 @@ def main(arguments=None):
     if chosen.only in (None, "zarr"):
         bench_zarr(volumes, repeat)
     if chosen.only in (None, "dask"):
-        bench_dask(48 if chosen.quick else chosen.dask)
+        bench_dask(edge, 32 if chosen.quick else (64, 128, 128))
     if chosen.only in (None, "peak"):
         bench_peak(256 if chosen.quick else 512)
 

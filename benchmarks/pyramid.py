@@ -1,12 +1,13 @@
 """The pyramid beside what it replaces, in one run: medians of interleaved rounds, by the clock and by the
 processors' seconds, which others' load changes less.
 
-    python -m benchmarks.pyramid             # about five minutes, 2 cores
+    python -m benchmarks.pyramid             # about eight minutes, 2 cores
     python -m benchmarks.pyramid --quick     # seconds, as the tests run it
 
 plain    every level is read, and the voxels of the next one, computed before, are written: no arithmetic,
          no ledger; same chunks, codec, blocks and threads
-dask     `dask.array.coarsen` with the mean, `to_zarr`, level after level, on threads
+dask     `dask.array.coarsen` with the mean, `to_zarr`, level after level, on threads; of labels the mean of
+         all votes, and their sum
 ours     the stage, with its ledger
 """
 
@@ -21,7 +22,6 @@ import tempfile
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import dask
 import dask.array as da
@@ -30,75 +30,116 @@ import zarr
 from numcodecs import Blosc
 
 from inkzarr.core.geometry import Box, Grid, Zyx
-from inkzarr.core.job import Job, RunOptions
+from inkzarr.core.halving import halve_labels
+from inkzarr.core.job import Computed, Job, RunOptions
 from inkzarr.core.runner import write_blocks
-from inkzarr.core.schema import VolumeSpec
+from inkzarr.core.schema import COUNT, INK, VolumeSpec
 from inkzarr.pyramid import BLOCK, PIECE, halve, pyramid
+
+LABELS = "label group"
+SHEETS, SHEET = 40, 9
+"""Voxels from one labelled sheet to the next, and what one is thick."""
 
 
 def make(url: str, edge: int, kind: str) -> None:
-    """A scan half of which is air, a prediction of sparse strokes, or labels' values on sheets."""
+    """A scan half of which is air, a prediction of sparse strokes, or labels on sheets."""
     rng = np.random.default_rng(0)
-    noise = rng.normal(120, 25, (BLOCK, BLOCK, 2 * BLOCK)).clip(1, 255).astype("uint8")
-    ink = ((rng.random(noise.shape) < 0.02) * rng.integers(1, 256, noise.shape)).astype("uint8")
+    shape = BLOCK, BLOCK, 2 * BLOCK
+    if kind == "scan":
+        given = [rng.normal(120, 25, shape).clip(1, 255).astype("uint8")]
+    elif kind == LABELS:
+        votes = rng.integers(1, 20, shape).astype("uint16")
+        votes[:, np.arange(BLOCK) % SHEETS >= SHEET] = 0
+        given = [(rng.choice([0, 255], shape) * (votes > 0)).astype("uint8"), votes]
+    else:
+        given = [((rng.random(shape) < 0.02) * rng.integers(1, 256, shape)).astype("uint8")]
 
-    def block(box: Box) -> np.ndarray:
+    def block(box: Box) -> Computed:
         at = 7 * (sum(box.start) // BLOCK)
-        voxels = (noise if kind == "scan" else ink)[tuple(slice(0, n) for n in box.shape)]
-        shifted = np.roll(voxels, at, axis=2)
-        return shifted if (sum(box.start) // BLOCK) % 2 else np.zeros_like(shifted)
+        cut = [np.roll(one[tuple(slice(0, n) for n in box.shape)], at, axis=2) for one in given]
+        return Computed(tuple(one * one.dtype.type((sum(box.start) // BLOCK) % 2) for one in cut))
 
-    spec = VolumeSpec(Zyx.of(edge), np.dtype("uint8"))
-    write_blocks(Job(kind, url, spec, Zyx.of(BLOCK), {}, workers=2), block, RunOptions())
+    paths = (INK.name, COUNT.name) if kind == LABELS else ("0",)
+    first, *more = (
+        VolumeSpec(Zyx.of(edge), one.dtype, path=path) for one, path in zip(given, paths, strict=True)
+    )
+    write_blocks(Job(kind, url, first, Zyx.of(BLOCK), {}, workers=2, more=tuple(more)), block, RunOptions())
 
 
-def empty(url: str, shape: tuple[int, ...]) -> zarr.Array:
+def arrays(url: str, kind: str, level: int) -> list[str]:
+    """The URLs of what a level consists of."""
+    if kind != LABELS:
+        return [f"{url}/{level}"]
+    return [f"{url}/{level}/{one.name}" if level else f"{url}/{one.name}" for one in (INK, COUNT)]
+
+
+def halved(level: list[np.ndarray]) -> list[np.ndarray]:
+    return [halve(level[0])] if len(level) == 1 else list(halve_labels(*level, "mean"))
+
+
+def empty(url: str, shape: tuple[int, ...], dtype: np.dtype) -> zarr.Array:
     compressor = Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
     return zarr.create_array(
-        url, shape=shape, chunks=tuple(min(128, n) for n in shape), dtype="uint8", zarr_format=2,
+        url, shape=shape, chunks=tuple(min(128, n) for n in shape), dtype=dtype, zarr_format=2,
         compressors=compressor, chunk_key_encoding={"name": "v2", "separator": "/"}, fill_value=0,
     )  # fmt: skip
 
 
-def plain(url: str, out: str, levels: list[np.ndarray]) -> None:
-    source = zarr.open_array(f"{url}/0", mode="r")
-    for number, voxels in enumerate(levels):
-        target = empty(f"{out}/{number}", voxels.shape)
-        grid = Grid(Zyx(*voxels.shape), Zyx.of(BLOCK))
+def plain(url: str, out: str, kind: str, levels: list[list[np.ndarray]]) -> None:
+    sources = [zarr.open_array(one, mode="r") for one in arrays(url, kind, 0)]
+    for number, level in enumerate(levels, start=1):
+        targets = [
+            empty(one, a.shape, a.dtype) for one, a in zip(arrays(out, kind, number), level, strict=True)
+        ]
+        grid = Grid(Zyx(*level[0].shape), Zyx.of(BLOCK))
 
-        def move(box, source=source, target=target, voxels=voxels):
+        def move(box, sources=sources, targets=targets, level=level):
             pieces = Grid(box.shape, Zyx.of(PIECE))
             for piece in (pieces.box(index).shift(box.start) for index in pieces.indices()):
-                source[tuple(slice(2 * s.start, 2 * s.stop) for s in piece.slices)]
-            target[box.slices] = voxels[box.slices]
+                for source in sources:
+                    source[tuple(slice(2 * s.start, 2 * s.stop) for s in piece.slices)]
+            for target, voxels in zip(targets, level, strict=True):
+                target[box.slices] = voxels[box.slices]
 
         with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
             list(pool.map(move, (grid.box(index) for index in grid.indices())))
-        source = target
+        sources = targets
 
 
-def coarsen(url: str, out: str, count: int) -> None:
-    source = f"{url}/0"
-    for number in range(count):
-        lazy = da.coarsen(np.mean, da.from_zarr(source), {0: 2, 1: 2, 2: 2}, trim_excess=True)
-        target = empty(f"{out}/{number}", lazy.shape)
+def coarser(lazy: list[da.Array]) -> list[da.Array]:
+    """The next level, as Dask has it."""
+    by_two = {0: 2, 1: 2, 2: 2}
+    if len(lazy) == 1:
+        return [da.coarsen(np.mean, lazy[0], by_two, trim_excess=True).astype("uint8")]
+    ink, votes = lazy[0].astype("uint32"), lazy[1].astype("uint32")
+    painted, total = (da.coarsen(np.sum, one, by_two, trim_excess=True) for one in (ink * votes, votes))
+    mean = (2 * painted + total) // da.maximum(2 * total, 1)
+    return [mean.astype("uint8"), da.minimum(total, 65535).astype("uint16")]
+
+
+def coarsen(url: str, out: str, kind: str, count: int) -> None:
+    sources = arrays(url, kind, 0)
+    for number in range(1, count + 1):
+        lazy = coarser([da.from_zarr(source) for source in sources])
+        sources = arrays(out, kind, number)
+        targets = [empty(one, a.shape, a.dtype) for one, a in zip(sources, lazy, strict=True)]
         with dask.config.set(scheduler="threads"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lazy.astype("uint8").rechunk(target.chunks).to_zarr(target)
-        source = f"{out}/{number}"
+            rechunked = [a.rechunk(one.chunks) for a, one in zip(lazy, targets, strict=True)]
+            da.store(rechunked, targets, lock=False)
 
 
 def bench(edge: int, rounds: int, kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         url, out = f"{folder}/scan.zarr", f"{folder}/out.zarr"
         make(url, edge, kind)
-        levels = [zarr.open_array(f"{url}/0", mode="r")[:]]
-        while max(levels[-1].shape) > 128:
-            levels.append(halve(levels[-1]))
+        levels = [[zarr.open_array(one, mode="r")[:] for one in arrays(url, kind, 0)]]
+        while max(levels[-1][0].shape) > 128:
+            levels.append(halved(levels[-1]))
         above = levels[1:]
         ways = {
-            "plain": lambda: plain(url, out, above),
-            "dask": lambda: coarsen(url, out, len(above)),
+            "plain": lambda: plain(url, out, kind, above),
+            "dask": lambda: coarsen(url, out, kind, len(above)),
             "ours": lambda: pyramid(url, options=RunOptions(overwrite=True)),
         }
         took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -109,14 +150,16 @@ def bench(edge: int, rounds: int, kind: str) -> None:
                 way()
                 if turn:
                     took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
-        for number, voxels in enumerate(above, start=1):
-            np.testing.assert_array_equal(zarr.open_array(Path(url) / str(number), mode="r")[:], voxels)
+        for number, level in enumerate(above, start=1):
+            for one, voxels in zip(arrays(url, kind, number), level, strict=True):
+                np.testing.assert_array_equal(zarr.open_array(one, mode="r")[:], voxels)
     median = {
         name: [statistics.median(kind) for kind in zip(*times, strict=True)] for name, times in took.items()
     }
+    size = sum(one.nbytes for one in levels[0]) / 1e6
     print(f"\npyramid of a {kind}, {edge}^3, {len(above)} levels, {rounds} rounds")
     for name, both in median.items():
-        print(f"  {name:<6} {edge**3 / both[0] / 1e6:>7.0f} MB/s", end="")
+        print(f"  {name:<6} {size / both[0]:>7.0f} MB/s", end="")
         for n, (clock, seconds) in enumerate(zip(("clock", "cpu"), both, strict=True)):
             told = f"{clock} {seconds:>7.2f} s, {seconds / median['plain'][n]:>5.2f} x plain"
             print(f"   {told}, {median['dask'][n] / seconds:>5.2f} x as fast as dask", end="")
@@ -128,7 +171,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args(arguments).quick
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    for kind in ("scan", "prediction"):
+    for kind in ("scan", "prediction", LABELS):
         bench(256 if quick else 768, 1 if quick else 3, kind)
 
 

@@ -5,7 +5,8 @@
 
 The surface is tifxyz_20241113070770 at its full resolution, the volume 14376 x 7888 x 8096 voxels in chunks
 of 128; it needs the folder of real data. Told are the stage's report and this process's peak of memory, its
-imports included. Tiles of the sheet are compared with scipy's `map_coordinates`.
+imports included, which must stay below 1.5 GB. Tiles of the sheet are compared with scipy's
+`map_coordinates`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ SCROLL_1 = (14376, 7888, 8096)
 CUTTING = slice(60, 69)
 """Rows and columns of the grid."""
 TILE, TILES = 64, 40
+MOST_BYTES = 1.5e9
 
 
 class Made:
@@ -96,6 +98,7 @@ def main(arguments=None):
     print(f"scipy   at most {far:.2f} of 255 away in {seen} pixels")
     assert far <= 1
     assert seen
+    assert chosen.quick or peak < MOST_BYTES  # a test's process holds more than this
 
 
 if __name__ == "__main__":

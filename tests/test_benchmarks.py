@@ -74,8 +74,9 @@ def test_the_real_labels_are_made(real_data, capfd):
 def test_the_pyramid_benchmark_prints_its_table(capsys):
     pyramid.main(["--quick"])
     printed = capsys.readouterr().out
-    assert printed.count("x as fast as dask") == 12
+    assert printed.count("x as fast as dask") == 18
     assert "pyramid of a prediction" in printed
+    assert "pyramid of a label group" in printed
 
 
 def test_the_flatten_benchmark_prints_its_table(capsys):
