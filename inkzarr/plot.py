@@ -19,9 +19,8 @@ import xarray as xr
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import AXES
 from inkzarr.core.labelled import open_label_levels
-from inkzarr.core.picture import stretch
-from inkzarr.core.store import as_dataarray, open_stored
-from inkzarr.core.volume import warn_unfinished
+from inkzarr.core.picture import share, stretch
+from inkzarr.core.store import as_dataarray, open_levels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,8 +129,7 @@ def overlay(scan: Volume, prediction: Volume, *, axis: str = "z", at: int | None
         raise InputError(msg)
     figure, (axes,) = _figure([below])
     _draw(axes, below)
-    most = np.iinfo(above.pixels.dtype).max if above.pixels.dtype.kind in "ui" else 1
-    opacity = np.clip(np.nan_to_num(above.pixels / most), 0, 1)
+    opacity = share(above.pixels)
     colour = importlib.import_module("matplotlib.colors").to_rgb(INK_COLOUR)
     shown = np.dstack([np.broadcast_to(colour, (*opacity.shape, 3)), opacity])
     axes.imshow(shown, extent=above.extent, interpolation="nearest")
@@ -194,13 +192,7 @@ def read_plane(volume: Volume, axis: str, at: int | None) -> Plane:
 
 def _levels(url: str) -> list[xr.DataArray]:
     """All resolutions of a volume or of labels, finest first, lazily."""
-    labels = open_label_levels(url)
-    if labels:
-        return labels
-    finest = open_stored(url)
-    levels = [finest, *(open_stored(url, level=level) for level in range(1, len(finest.levels)))]
-    warn_unfinished(levels)
-    return [as_dataarray(stored) for stored in levels]
+    return open_label_levels(url) or [as_dataarray(stored) for stored in open_levels(url)]
 
 
 def _figure(planes: list[Plane]) -> tuple[Figure, list[Axes]]:

@@ -31,6 +31,7 @@ from zarr.core.sync import sync
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.ome import read_levels
+from inkzarr.core.picture import contrast
 from inkzarr.core.schema import DIMS, INK
 from inkzarr.core.store import open_all, open_stored
 from inkzarr.core.volume import StoredVolume, warn_unfinished
@@ -44,7 +45,6 @@ HOST = "127.0.0.1"
 REQUESTS_AT_ONCE = 16
 PIXELS_ACROSS = 350
 """On the screen that a whole volume takes at first."""
-LOW_PERCENT, HIGH_PERCENT = 1, 99
 KEY = re.compile(r"\.zarray|zarr\.json|(?:c[/.])?\d+(?:[/.]\d+)*")
 """What is served of an array: its metadata and its chunks. No other key, so no way out of it."""
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -124,10 +124,9 @@ class Layer:
         stored = self.levels[-1]
         grid = Grid(stored.shape, stored.chunks)
         voxels = stored.read(grid.box(Zyx(*(n // 2 for n in grid.counts))))
-        known = voxels[np.isfinite(voxels) & (voxels != 0)]
-        low, high = np.percentile(known, [LOW_PERCENT, HIGH_PERCENT]) if known.size else (0, 0)
+        low, high = contrast(voxels) or (0.0, 0.0)
         if low < high:
-            return float(low), float(high)
+            return low, high
         whole = np.dtype(stored.dtype).kind in "ui"
         return (0.0, float(np.iinfo(stored.dtype).max)) if whole else (0.0, 1.0)
 

@@ -22,9 +22,9 @@ import xarray as xr
 
 from inkzarr.core.errors import InkzarrError, InputError
 from inkzarr.core.geometry import Box, Zyx
-from inkzarr.core.picture import HIGH_PERCENT, LOW_PERCENT, png
-from inkzarr.core.store import open_stored
-from inkzarr.core.volume import StoredVolume, warn_unfinished
+from inkzarr.core.picture import contrast, png, share
+from inkzarr.core.store import open_levels
+from inkzarr.core.volume import StoredVolume
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -105,7 +105,7 @@ class Scene:
         """
         box, scan = self.box(level, centre), self.scan[level]
         ink = next((one for one in self.ink if one.shape == scan.shape), None)
-        return Screen(box, _plane(scan, box), None if ink is None else _share(_plane(ink, box)))
+        return Screen(box, _plane(scan, box), None if ink is None else share(_plane(ink, box)))
 
 
 def paint(screen: Screen, contrast: tuple[float, float], opacity: float) -> np.ndarray:
@@ -217,23 +217,12 @@ def slices(
 def _levels(volume: xr.DataArray | str | PathLike[str], storage_options: dict[str, Any] | None) -> Levels:
     if isinstance(volume, xr.DataArray):
         return (volume,)
-    url = os.fspath(volume)
-    first = open_stored(url, storage_options=storage_options)
-    others = range(1, len(first.levels))
-    levels = (first, *(open_stored(url, level=n, storage_options=storage_options) for n in others))
-    warn_unfinished(levels)
-    return levels
+    return tuple(open_levels(os.fspath(volume), storage_options=storage_options))
 
 
 def _plane(volume: xr.DataArray | StoredVolume, box: Box) -> np.ndarray:
     voxels = np.asarray(volume[box.slices])
     return voxels.reshape(voxels.shape[1:])
-
-
-def _share(ink: np.ndarray) -> np.ndarray:
-    most = np.iinfo(ink.dtype).max if ink.dtype.kind in "ui" else 1
-    share: np.ndarray = np.nan_to_num(ink.astype(np.float32) / most).clip(0, 1)
-    return share
 
 
 def _zoom(shape: tuple[int, ...], finest: tuple[int, ...]) -> str:
@@ -244,8 +233,7 @@ def _contrast_slider(grey: np.ndarray) -> Any:  # noqa: ANN401
     """From the least to the largest value there may be, set so that most of `grey` is told apart."""
     import ipywidgets
 
-    known = grey[np.isfinite(grey) & (grey != 0)]
-    low, high = np.percentile(known, [LOW_PERCENT, HIGH_PERCENT]) if known.size else (0.0, 1.0)
+    low, high = contrast(grey) or (0.0, 1.0)
     least, most = float(min(0, low)), float(max(high, 1))
     if grey.dtype.kind in "ui":
         least, most = float(np.iinfo(grey.dtype).min), float(np.iinfo(grey.dtype).max)

@@ -43,17 +43,46 @@ def stretch(plane: np.ndarray) -> np.ndarray:
     array([[  0,   0],
            [128, 255]], dtype=uint8)
     """
-    finite = np.isfinite(plane)
-    values = np.where(finite, plane, 0).astype(np.float64).clip(-FAR, FAR)
-    known = values[finite & (values != 0)]
-    if not known.size:
+    found = contrast(plane)
+    if found is None:
         return np.zeros(plane.shape, np.uint8)
-    low, high = np.percentile(known, [LOW_PERCENT, HIGH_PERCENT])
+    low, high = found
     if low == high:
         low, high = min(0.0, low), max(0.0, high)
-    share = np.where(finite, (values.clip(low, high) - low) / (high - low), 0)
-    grey: np.ndarray = np.floor(255 * share + 0.5).astype(np.uint8)
+    finite = np.isfinite(plane)
+    values = np.where(finite, plane, 0).astype(np.float64).clip(low, high)
+    grey: np.ndarray = np.floor(255 * np.where(finite, (values - low) / (high - low), 0) + 0.5).astype(
+        np.uint8
+    )
     return grey
+
+
+def contrast(voxels: np.ndarray) -> tuple[float, float] | None:
+    """The 1st and the 99th percentile of voxels that are finite and not 0; None where there are none.
+
+    Examples
+    --------
+    >>> contrast(np.array([0, 10, 10, 10], "uint8")), contrast(np.zeros(3))
+    ((10.0, 10.0), None)
+    """
+    known = voxels[np.isfinite(voxels) & (voxels != 0)].astype(np.float64).clip(-FAR, FAR)
+    if not known.size:
+        return None
+    low, high = np.percentile(known, [LOW_PERCENT, HIGH_PERCENT])
+    return float(low), float(high)
+
+
+def share(ink: np.ndarray) -> np.ndarray:
+    """How sure a prediction is, 0 to 1: whole numbers run to their dtype's largest, floats to 1.
+
+    Examples
+    --------
+    >>> share(np.array([0, 51, 255], "uint8")), share(np.array([-1, np.nan, 0.5]))
+    (array([0. , 0.2, 1. ], dtype=float32), array([0. , 0. , 0.5], dtype=float32))
+    """
+    most = np.iinfo(ink.dtype).max if ink.dtype.kind in "ui" else 1
+    sure: np.ndarray = np.nan_to_num(ink.astype(np.float32) / most).clip(0, 1)
+    return sure
 
 
 def png(plane: np.ndarray, *, shrink: int = 1) -> bytes:

@@ -85,6 +85,15 @@ def open_stored(
     return StoredVolume(url, _check_array(array, url), levels[level], tuple(levels), attributes)
 
 
+def open_levels(url: str, *, storage_options: dict[str, Any] | None = None) -> list[StoredVolume]:
+    """All resolutions of a volume to look at, finest first; a warning tells where they are unfinished."""
+    finest = open_stored(url, storage_options=storage_options)
+    coarser = range(1, len(finest.levels))
+    levels = [finest, *(open_stored(url, level=level, storage_options=storage_options) for level in coarser)]
+    warn_unfinished(levels)
+    return levels
+
+
 def open_readable(
     volume: xr.DataArray | str | PathLike[str], *, storage_options: dict[str, Any] | None = None
 ) -> Readable:
