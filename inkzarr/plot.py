@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.extras import require
 from inkzarr.core.geometry import AXES
 from inkzarr.core.labelled import open_label_levels
 from inkzarr.core.picture import share, stretch
@@ -213,11 +214,8 @@ def _figure(planes: list[Plane]) -> tuple[Figure, list[Axes]]:
 @cache
 def _shown_figure() -> type[Figure]:
     """The class of our figures: unlike plain ones, Jupyter shows them where pyplot was not imported."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        msg = 'a picture needs matplotlib: pip install "inkzarr[plot]"'
-        raise InputError(msg) from error
+    require("matplotlib.figure", "a picture", "plot")
+    from matplotlib.figure import Figure
 
     class ShownFigure(Figure):
         def _repr_png_(self) -> bytes:

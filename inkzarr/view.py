@@ -29,6 +29,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from inkzarr.core.errors import InputError, StoreError
+from inkzarr.core.extras import require
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.ome import read_levels
 from inkzarr.core.picture import contrast
@@ -262,7 +263,7 @@ def parse_range(header: str | None) -> ByteRequest | None:
 
 def _serve(layers: tuple[Layer, ...]) -> Viewing:
     """Start Neuroglancer's server, and let it hand out the layers' chunks under the viewer's secret."""
-    neuroglancer = _neuroglancer()
+    neuroglancer = require("neuroglancer", "view", "view")
     server = importlib.import_module("neuroglancer.server")
     web = importlib.import_module("tornado.web")
     server.set_server_bind_address(HOST, 0)
@@ -304,7 +305,7 @@ def _serve(layers: tuple[Layer, ...]) -> Viewing:
 
 def _show(viewing: Viewing) -> None:
     """Say to the browser what the layers are, where it looks, and how the voxels are coloured."""
-    neuroglancer = _neuroglancer()
+    neuroglancer = require("neuroglancer", "view", "view")
     viewer, first = viewing.viewer, viewing.layers[0]
     root = viewing.url.rsplit("/v/", 1)[0]
     with viewer.txn() as state:
@@ -325,11 +326,3 @@ def _show(viewing: Viewing) -> None:
             taken = {one.name for one in state.layers}
             name = layer.name if layer.name not in taken else f"{layer.name} {number}"
             state.layers.append(name=name, layer=shown)
-
-
-def _neuroglancer() -> Any:  # noqa: ANN401
-    try:
-        return importlib.import_module("neuroglancer")
-    except ImportError as error:
-        msg = 'view needs neuroglancer: pip install "inkzarr[view]"'
-        raise InputError(msg) from error

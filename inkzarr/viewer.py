@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from inkzarr.core.errors import InkzarrError, InputError
+from inkzarr.core.extras import require
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.picture import contrast, png, share
 from inkzarr.core.store import open_levels
@@ -171,11 +172,7 @@ def slices(
     StoreError
         A store failed; when a slider is moved it is told below the picture.
     """
-    try:
-        import ipywidgets
-    except ImportError as error:
-        msg = 'the viewer needs ipywidgets: pip install "inkzarr[jupyter]"'
-        raise InputError(msg) from error
+    ipywidgets = require("ipywidgets", "the viewer", "jupyter")
     scene = Scene(
         _levels(volume, storage_options), () if prediction is None else _levels(prediction, storage_options)
     )

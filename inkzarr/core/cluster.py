@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from inkzarr.core.card import card
 from inkzarr.core.errors import InputError
+from inkzarr.core.extras import require
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -88,11 +89,7 @@ def cluster(
     >>> with cluster(workers=1) as running:  # doctest: +SKIP
     ...     options = RunOptions(scheduler=running.address)
     """
-    try:
-        import distributed
-    except ImportError as error:
-        msg = 'a cluster needs distributed: pip install "inkzarr[cluster]"'
-        raise InputError(msg) from error
+    distributed = require("distributed", "a cluster", "cluster")
     address = address or os.environ.get(ADDRESS)
     if address is None:
         limit = "auto" if memory is None else memory

@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from inkzarr.core.errors import BlocksFailedError, InputError
+from inkzarr.core.extras import require
 from inkzarr.core.progress import Progress, listening
 
 if TYPE_CHECKING:
@@ -118,11 +119,7 @@ class Cluster:
     """Blocks as tasks of a ``distributed`` scheduler, named by stage and place."""
 
     def __init__(self, options: RunOptions, job: Job) -> None:
-        try:
-            import distributed
-        except ImportError as error:
-            msg = f"scheduler {options.scheduler} needs distributed: install inkzarr[cluster]"
-            raise InputError(msg) from error
+        distributed = require("distributed", f"scheduler {options.scheduler}", "cluster")
         try:
             self._client = distributed.Client(options.scheduler, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:

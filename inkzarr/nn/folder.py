@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.extras import require
 from inkzarr.core.lock import locked
 from inkzarr.core.schema import LOCK, SERIES
 from inkzarr.nn.checkpoint import save_checkpoint
@@ -237,9 +238,7 @@ def _unwritten(path: Path, error: OSError) -> InputError:
 
 def _board_writer() -> Any:  # noqa: ANN401
     """TensorBoard's, where it is installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        msg = 'tensorboard = true needs TensorBoard: pip install "inkzarr[tensorboard]", or leave it out'
-        raise InputError(msg) from error
+    require("tensorboard", "tensorboard = true", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter

@@ -9,7 +9,6 @@ Memory is that of the two blocks in flight, at most 256 MB together (more only w
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +17,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import AXES, Box, Grid, Zyx
 from inkzarr.core.volume import StoredVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import ModuleType
 
 BLOCKS_IN_FLIGHT = 2
 """One is read while the other is written."""
@@ -207,21 +204,6 @@ def layer_bytes(cutout: Cutout, axis: int = 0) -> int:
     """What the file of one layer may take on disk while planes are read."""
     thickness = min(cutout.stored.chunks[axis], cutout.box.shape[axis])
     return cutout.nbytes // cutout.box.shape[axis] * thickness
-
-
-def require(module: str, what: str, extra: str) -> ModuleType:
-    """Import a library that only some installations have.
-
-    Raises
-    ------
-    InputError
-        It is not there; told with the extra that brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        msg = f'{what} needs {module}: pip install "inkzarr[{extra}]"'
-        raise InputError(msg) from error
 
 
 def _axis_first(box: Box, axis: int) -> Box:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import gzip
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from inkzarr.writers.base import Cutout, fill, read_planes, require
+from inkzarr.core.extras import require
+from inkzarr.writers.base import Cutout, fill, read_planes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,8 +21,9 @@ import numpy as np
 from PIL import Image
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.extras import require
 from inkzarr.core.geometry import AXES
-from inkzarr.writers.base import Cutout, layer_bytes, read_planes, require
+from inkzarr.writers.base import Cutout, layer_bytes, read_planes
 from inkzarr.writers.tiff import check_tiff, write_tiff_slice
 
 if TYPE_CHECKING:
