@@ -32,13 +32,13 @@ from inkzarr.core.progress import duration, size
 from inkzarr.core.remote import is_remote
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.schema import CHUNK, DEFAULT_VOXEL_SIZE_UM, VolumeSpec
-from inkzarr.core.sheet_file import refuse_name, write_sheet
 from inkzarr.core.store import open_readable, open_stored
 from inkzarr.core.strips import OPAQUE, Reduce, look, pixel_spacing, sample_strip, to_bytes, told_scale
 from inkzarr.core.surface import Surface, flat_surface, open_surface
 from inkzarr.core.target import held
 from inkzarr.readers.checksums import checksums
 from inkzarr.readers.segments import surface_files
+from inkzarr.writers.sheet import refuse_name, write_sheet
 
 if TYPE_CHECKING:
     from os import PathLike

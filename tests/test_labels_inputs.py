@@ -11,7 +11,7 @@ from PIL import Image
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Zyx
 from inkzarr.core.job import RunOptions
-from inkzarr.core.sheet_file import write_png
+from inkzarr.core.png import write_png
 from inkzarr.labels import LabelSettings, plan_labels
 from inkzarr.readers.label_png import open_label
 from inkzarr.readers.segments import find_segments

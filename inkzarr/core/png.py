@@ -1,4 +1,4 @@
-"""What a PNG says before it is unpacked, and whether all its pixels are there."""
+"""PNG: what a file says before it is unpacked, whether all its pixels are there; and how one is written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER = struct.Struct(">8sI4sIIBBBBB")
@@ -15,6 +23,9 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 """Of an interlaced image: first row and column, and the steps between them."""
 PIECE = 1 << 20
+GREY, GREY_ALPHA = 0, 4
+"""Colour types of what is written."""
+UM_PER_M = 1e6
 
 
 @dataclass(frozen=True)
@@ -99,3 +110,46 @@ def check_stream(path: Path, header: PngHeader) -> None:
     if found < needed:
         msg = f"its pixels end after {found} of {needed} bytes"
         raise ValueError(msg)
+
+
+def write_png(
+    path: Path,
+    shape: tuple[int, int],
+    bands: Iterable[NDArray[np.uint8]],
+    *,
+    alpha: bool = False,
+    pixel_um: float | None = None,
+) -> None:
+    """Write a grey PNG of any size, a band of rows at a time.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Replaced if it exists.
+    shape : tuple of int
+        Rows and columns.
+    bands : iterable of numpy.ndarray of uint8, (rows, columns) or (rows, columns, 2)
+        From the first row to the last; with alpha its grey and its opacity.
+    alpha : bool
+        Whether the bands have opacity.
+    pixel_um : float, optional
+        Edge of a pixel in micrometres; whole pixels a metre are what a PNG can tell.
+    """
+    packer = zlib.compressobj(6)
+    with path.open("wb") as file:
+        file.write(SIGNATURE)
+        colour = GREY_ALPHA if alpha else GREY
+        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 8, colour, 0, 0, 0))
+        if pixel_um is not None:
+            per_metre = round(UM_PER_M / pixel_um)
+            _chunk(file, b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1))
+        for band in bands:
+            # each row is preceded by the number of its filter: 0, none
+            rows = np.pad(band.reshape(len(band), -1), ((0, 0), (1, 0)))
+            _chunk(file, b"IDAT", packer.compress(rows.tobytes()))
+        _chunk(file, b"IDAT", packer.flush())
+        _chunk(file, b"IEND", b"")
+
+
+def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
+    file.write(CHUNK.pack(len(data), name) + data + struct.pack(">I", zlib.crc32(name + data)))

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.png import write_png
 from inkzarr.core.ppm import mask_path, write_ppm_bands
-from inkzarr.core.sheet_file import write_png
 from inkzarr.core.surface import Surface, write_tifxyz
 from inkzarr.testing.letters import ink_at
 from inkzarr.testing.spiral import Spiral

@@ -61,11 +61,19 @@ def write_tiff(path: Path, cutout: Cutout, advance: Callable[[int], object]) -> 
 
 def write_tiff_slice(path: Path, plane: np.ndarray, spacing_um: tuple[float, float] | None) -> None:
     """Write one plane; the edges of a pixel along rows and columns in micrometres become its resolution."""
-    about: dict[str, Any] = {}
-    if spacing_um is not None:
-        per_cm = (UM_PER_CM / spacing_um[1], UM_PER_CM / spacing_um[0])
-        about = {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
+    about = {} if spacing_um is None else resolution(*spacing_um)
     tifffile.imwrite(path, plane, byteorder="<", photometric="minisblack", metadata=None, **about)
+
+
+def resolution(y_um: float, x_um: float) -> dict[str, Any]:
+    """What tifffile is told of a pixel's edges in micrometres.
+
+    Examples
+    --------
+    >>> resolution(4, 8)
+    {'resolution': (1250.0, 2500.0), 'resolutionunit': 'CENTIMETER'}
+    """
+    return {"resolution": (UM_PER_CM / x_um, UM_PER_CM / y_um), "resolutionunit": "CENTIMETER"}
 
 
 def _spacing(spacing_um: tuple[float, ...] | None, *, imagej: bool) -> dict[str, Any]:
@@ -78,6 +86,4 @@ def _spacing(spacing_um: tuple[float, ...] | None, *, imagej: bool) -> dict[str,
         return {"metadata": metadata, "resolution": (1 / x, 1 / y), "resolutionunit": "NONE"}
     sizes = {f"PhysicalSize{axis}": um for axis, um in zip("ZYX", spacing_um, strict=True)}
     units = {f"PhysicalSize{axis}Unit": "µm" for axis in "ZYX"}
-    per_cm = (UM_PER_CM / x, UM_PER_CM / y)
-    metadata = {"axes": "ZYX", **sizes, **units}
-    return {"metadata": metadata, "resolution": per_cm, "resolutionunit": "CENTIMETER"}
+    return {"metadata": {"axes": "ZYX", **sizes, **units}, **resolution(y, x)}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import struct
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,22 +13,17 @@ import tifffile
 from numpy.typing import NDArray
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.png import write_png
 from inkzarr.core.whole import whole
+from inkzarr.writers.tiff import CLASSIC_TIFF_BYTES, resolution
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Bytes = NDArray[np.uint8]
 
-UM_PER_M, UM_PER_CM = 1e6, 1e4
-GREY, GREY_ALPHA = 0, 4
-"""Colour types, as PNG numbers them."""
 WITH_ALPHA = 3
 """Axes of a band with alpha."""
-CLASSIC_TIFF_BYTES = 2**32 - 2**25
-"""Beyond, a TIFF is written as BigTIFF, whose offsets have 64 bits."""
-
-
 SHEET_SUFFIXES, STACK_SUFFIXES = (".png", ".tif", ".tiff"), ("", ".tif", ".tiff")
 """Of one sheet, and of its layers; a name without suffix is a folder."""
 
@@ -88,49 +81,6 @@ def write_sheet(
             write_tiff(partial, shape, bands, pixel_um=pixel_um)
 
 
-def write_png(
-    path: Path,
-    shape: tuple[int, int],
-    bands: Iterable[Bytes],
-    *,
-    alpha: bool = False,
-    pixel_um: float | None = None,
-) -> None:
-    """Write a grey PNG of any size, a band of rows at a time.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        Replaced if it exists.
-    shape : tuple of int
-        Rows and columns.
-    bands : iterable of numpy.ndarray of uint8, (rows, columns) or (rows, columns, 2)
-        From the first row to the last; with alpha its grey and its opacity.
-    alpha : bool
-        Whether the bands have opacity.
-    pixel_um : float, optional
-        Edge of a pixel in micrometres; whole pixels a metre are what a PNG can tell.
-    """
-    packer = zlib.compressobj(6)
-    with path.open("wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        colour = GREY_ALPHA if alpha else GREY
-        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 8, colour, 0, 0, 0))
-        if pixel_um is not None:
-            per_metre = round(UM_PER_M / pixel_um)
-            _chunk(file, b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1))
-        for band in bands:
-            # each row is preceded by the number of its filter: 0, none
-            rows = np.pad(band.reshape(len(band), -1), ((0, 0), (1, 0)))
-            _chunk(file, b"IDAT", packer.compress(rows.tobytes()))
-        _chunk(file, b"IDAT", packer.flush())
-        _chunk(file, b"IEND", b"")
-
-
-def _chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
-    file.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
-
-
 def write_tiff(
     path: Path, shape: tuple[int, ...], bands: Iterable[Bytes], *, pixel_um: float | None = None
 ) -> None:
@@ -170,9 +120,6 @@ def write_layers(
 
 def _begin_tiff(path: Path, shape: tuple[int, ...], pixel_um: float | None) -> int:
     """Write all but the pixels, which lie one after the other; where they begin, in bytes."""
-    spacing: dict[str, Any] = {}
-    if pixel_um is not None:
-        spacing = {"resolution": (UM_PER_CM / pixel_um,) * 2, "resolutionunit": "CENTIMETER"}
     found: Any = tifffile.imwrite(
         path,
         shape=shape,
@@ -183,7 +130,7 @@ def _begin_tiff(path: Path, shape: tuple[int, ...], pixel_um: float | None) -> i
         extrasamples=["unassalpha"] if len(shape) > WITH_ALPHA else None,
         metadata=None,
         returnoffset=True,
-        **spacing,
+        **({} if pixel_um is None else resolution(pixel_um, pixel_um)),
     )
     return int(found[0])
 
