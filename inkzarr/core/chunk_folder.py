@@ -31,7 +31,7 @@ class ChunkFolder:
     path : str
         The folder; made if need be.
     place : str
-        URL of the volume, without anything secret.
+        URL of the volume, without anything secret, and its server where the URL does not name it.
     most : int
         Bytes.
 

@@ -294,7 +294,8 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
     _raise_concurrency(ATTEMPTS)
     careful = CarefulStore(store, ATTEMPTS)
     if cache is not None and read_only:
-        careful.kept = ChunkFolder(os.path.realpath(cache), without_secrets(url))
+        server = options.get("endpoint_url") or options.get("client_kwargs", {}).get("endpoint_url", "")
+        careful.kept = ChunkFolder(os.path.realpath(cache), hide_secrets(f"{url} {server}".rstrip()))
     return careful
 
 

@@ -14,6 +14,7 @@ from inkzarr.core import chunk_folder
 from inkzarr.core.chunk_folder import ChunkFolder
 from inkzarr.core.errors import StoreError
 from inkzarr.core.geometry import Box
+from inkzarr.core.remote import open_store
 from inkzarr.core.store import open_stored, open_volume
 from tests.core.web import Web
 
@@ -152,3 +153,24 @@ def test_blocks_that_want_the_same_chunk_wait_for_each_other(web, tmp_path):
         assert all((found == web.voxels).all() for found in pool.map(stored.read, [whole] * 8))
     asked = chunks(web)
     assert max(n for key, n in asked.items() if (web.folder / key).is_file()) == 1
+
+
+def test_buckets_of_one_name_on_two_servers_share_nothing(tmp_path):
+    pytest.importorskip("s3fs")
+    ways = [
+        {"client_kwargs": {"endpoint_url": "http://me:word@127.0.0.1:1"}},
+        {"endpoint_url": "http://127.0.0.1:2"},
+        {},
+    ]
+    stores = [
+        open_store("s3://bucket/a.zarr", storage_options={"anon": True, "cache": tmp_path, **way})
+        for way in ways
+    ]
+    places = [store.kept.place for store in stores]
+    assert places == [
+        "s3://bucket/a.zarr http://127.0.0.1:1",
+        "s3://bucket/a.zarr http://127.0.0.1:2",
+        "s3://bucket/a.zarr",
+    ]
+    stores[0].kept.put("0/0/0", b"voxels")
+    assert [store.kept.get("0/0/0") for store in stores] == [b"voxels", None, None]
