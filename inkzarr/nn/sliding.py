@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from inkzarr.core.geometry import Box, Grid, Windows, Zyx
 from inkzarr.core.progress import tick
+from inkzarr.nn.sums import Sums, zeros
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from inkzarr.nn.engine import Engine
-    from inkzarr.nn.sums import Sums
 
 ONE = Zyx(1, 1, 1)
 
@@ -66,7 +66,7 @@ def predict_block(voxels: np.ndarray, block: Box, sums: Sums, engine: Engine, *,
     origin = seen(block, windows, sums.layer).start
     on_device = engine.upload(voxels)
     with engine.lock, torch.inference_mode():
-        out = torch.zeros(tuple(block.shape), dtype=torch.uint8, device=engine.device)
+        out = zeros(block.shape, np.uint8, engine.device)
         touching = windows.touching(block)
         for layer in range(sums.layer, touching.stop.z):
             sums.finish(windows.box(Zyx(layer, 0, 0)).start.z, out, block)
