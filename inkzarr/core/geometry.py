@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from inkzarr.core.errors import InputError
@@ -254,7 +255,7 @@ class Windows:
             raise InputError(msg)
         return cls(shape, window, stride)
 
-    @property
+    @cached_property
     def counts(self) -> Zyx:
         """How many windows along z, y and x."""
         return Zyx(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import re
 import sys
 import warnings
 import zlib
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DECODES = 3
 """How often a remote chunk is asked for that does not decode, such as a proxy's page in its place."""
 AGAIN = "run the command that makes it again, until it is done"
+NUMBER = re.compile(r"\d{1,9}")
 NUMBERS = "uif"
 """Kinds of dtype that a voxel may have: whole numbers and floats."""
 
@@ -314,15 +315,14 @@ class StoredVolume:
         if self.array.shards is not None or not self.array.store.supports_listing:
             return None
         prefix = f"{self.array.path}/".lstrip("/")
-        counts = Grid(self.shape, self.chunks).counts
+        found = np.zeros(Grid(self.shape, self.chunks).counts, bool)
         encode = self.array.metadata.encode_chunk_key
-        names = {encode(index): index for index in itertools.product(*map(range, counts))}
-        found = np.zeros(counts, bool)
 
         async def collect() -> None:
             async for key in self.array.store.list_prefix(prefix):
-                index = names.get(key.removeprefix(prefix))
-                if index is not None:
+                name = key.removeprefix(prefix)
+                index = tuple(map(int, NUMBER.findall(name)))
+                if len(index) == found.ndim and np.less(index, found.shape).all() and encode(index) == name:
                     found[index] = True
 
         try:
