@@ -244,14 +244,14 @@ def plan_predict(
     """
     job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
     todo = blocks.foresee(job, unfinished(job, options))
-    once = blocks.windows.touching(job.inner(Box.whole(job.spec.shape))).shape.volume
-    redundancy = blocks.foresee(job, list(job.blocks())).windows / once
-    seconds = (todo.windows - todo.in_air) * blocks.seconds_a_window()
+    asked = blocks.air_windows[blocks.windows.touching(blocks.region).slices]
+    run = sum(blocks.work(job.inner(box)) for box in replace(job, holds=None).blocks())
+    seconds = todo.windows * blocks.seconds_a_window()
     return plan_blocks(
         job,
         options,
-        windows=f"{todo.windows}, of which {todo.in_air} lie in air",
-        redundancy=f"{redundancy:.3f}, how often a window is run, on the whole",
+        windows=f"{todo.windows} to run; {asked.sum()} of {asked.size} lie in air",
+        redundancy=f"{run / asked.size:.3f}, how often a window is run, on the whole",
         **{
             "bytes in": size(todo.nbytes),
             "estimated time": f"{duration(seconds)} on {blocks.engine.device}, this machine",
@@ -307,6 +307,7 @@ def _prepare(
         unit="window",
         storage_options=storage_options,
         inputs=(volume, checkpoint),
+        holds=blocks.holds,
         columns=True,
     )
     return job, blocks

@@ -161,7 +161,7 @@ def test_a_plan_counts_what_is_left(tmp_path):
     fresh = plan_predict(scan, unet, out, SMALL)
     predict_volume(scan, unet, out, SMALL)
     left = plan_predict(scan, unet, out, SMALL)
-    assert fresh.extra["windows"] != left.extra["windows"] == "0, of which 0 lie in air"
+    assert fresh.extra["windows"] != left.extra["windows"] == "0 to run; 0 of 68 lie in air"
 
 
 class Tight(torch.nn.Module):

@@ -270,7 +270,8 @@ class Plan:
         kinds = " + ".join(one.dtype.name for one in self.job.specs)
         nbytes = region.shape.volume * sum(one.dtype.itemsize for one in self.job.specs)
         if self.job.holds is not None:
-            nbytes = sum(box.shape.volume for box in self.job.blocks()) * nbytes // region.shape.volume
+            voxels = sum(self.job.inner(box).shape.volume for box in self.job.blocks())
+            nbytes = voxels * nbytes // region.shape.volume
         lines = {
             "stage": self.job.stage,
             "out": self.job.out,

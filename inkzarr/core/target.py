@@ -74,7 +74,9 @@ def _begin_or_resume(job: Job, options: RunOptions, found: list[Ledger] | None, 
         if ledger.manifest is None:
             ledger.begin(_manifest(job, spec, options))
         else:
-            ledger.manifest = replace(ledger.manifest, command=options.command or ledger.manifest.command)
+            kept = ledger.manifest
+            sparse = kept.sparse or job.holds is not None
+            ledger.manifest = replace(kept, command=options.command or kept.command, sparse=sparse)
             if job.more and ledger.manifest.state != DONE:
                 ledger.keep(set(job.blocks()))
             ledger.gather()

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,10 +80,9 @@ leavings = Leavings()
 
 
 class Foreseen(NamedTuple):
-    """What blocks take: windows, those of them known to lie in air, and bytes to read."""
+    """What blocks take: windows to run, without those known to lie in air, and bytes to read."""
 
     windows: int
-    in_air: int
     nbytes: int
 
 
@@ -107,6 +106,8 @@ class Columns:
         What is predicted.
     run : str
         Tells what this run leaves from what others left.
+    leaves : bool
+        Whether a block leaves something to the next one.
     """
 
     stored: StoredVolume
@@ -116,6 +117,7 @@ class Columns:
     air: float
     region: Box
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    leaves: bool = True
 
     @property
     def engine(self) -> Engine:
@@ -123,20 +125,28 @@ class Columns:
         return cached_engine(*self.network)
 
     @cached_property
-    def _air(self) -> np.ndarray:
-        """Which windows lie in air, as far as can be told without reading."""
+    def air_windows(self) -> np.ndarray:
+        """Which windows lie in air, as far as can be told without reading; bool, of the windows' counts."""
         return windows_in_air(self.windows, self.stored.may_exceed(self.air), self.stored.chunks)
+
+    def holds(self, block: Box) -> bool:
+        """Whether a block may hold anything: not all its windows are known to lie in air."""
+        return not self.air_windows[self.windows.touching(block).slices].all()
+
+    def narrowed(self, block: Box) -> Columns:
+        """What one block needs: not the air, but whether a window that is run reaches into the next block."""
+        z = block.stop.z
+        below = Box(block.start._replace(z=z), block.stop._replace(z=z + 1))
+        return replace(self, leaves=z < self.region.stop.z and self.holds(below))
 
     def __call__(self, block: Box) -> np.ndarray:
         """Predict one block; uint8, round(255 * probability)."""
         left = leavings.take(self.run, block.start)
-        if self._air[self.windows.touching(block).slices].all():
-            return np.zeros(block.shape, np.uint8)
         sums = left.sums if left else Sums(block, self.windows, self.blend, self.engine.device)
         box = seen(block, self.windows, sums.layer)
         voxels = self._read(box, left)
         found = predict_block(voxels, block, sums, self.engine, air=self.air)
-        if block.stop.z < self.region.stop.z:
+        if self.leaves:
             kept = voxels[sums.layer * self.windows.stride.z - box.start.z :].copy()
             leavings.put(self.run, block.start._replace(z=block.stop.z), Left(sums, kept))
         return found
@@ -164,28 +174,26 @@ class Columns:
 
     def foresee(self, job: Job, boxes: list[Box]) -> Foreseen:
         """What blocks take, each column of them one after the other."""
-        windows = in_air = nbytes = 0
+        windows = nbytes = 0
         for chain in job.chains(boxes):
             bottom = -1
             for block in map(job.inner, chain):
-                part = self.windows_of(block, follows=block.start.z == bottom)
-                windows += part.shape.volume
-                in_air += int(self._air[part.slices].sum())
-                if not self._air[self.windows.touching(block).slices].all():
-                    z, y, x = seen(block, self.windows, self.windows.touching(block).start.z).shape
-                    planes = block.shape.z if block.start.z == bottom else z
-                    nbytes += planes * y * x * self.stored.dtype.itemsize
-                bottom = block.stop.z
-        return Foreseen(windows, in_air, nbytes)
+                follows = block.start.z == bottom
+                windows += int((~self.air_windows[self.windows_of(block, follows=follows).slices]).sum())
+                z, y, x = seen(block, self.windows, self.windows.touching(block).start.z).shape
+                nbytes += (block.shape.z if follows else z) * y * x * self.stored.dtype.itemsize
+                bottom = block.stop.z if self.narrowed(block).leaves else -1
+        return Foreseen(windows, nbytes)
 
     def seconds_a_window(self) -> float:
-        """Time of one window on the device, after one to warm up."""
-        window = self.engine.upload(np.ones(self.windows.window, self.stored.dtype))
-        batch = [window] * self.engine.batch
-        self.engine.probabilities(batch, self.stored.dtype)[0].sum().item()
-        began = time.perf_counter()
-        self.engine.probabilities(batch, self.stored.dtype)[0].sum().item()
-        return (time.perf_counter() - began) / self.engine.batch
+        """Time of one window on the device, after one to warm up; of a CPU the smallest one does for that."""
+        engine, window = self.engine, self.windows.window
+        least = Zyx.of(2 ** (engine.levels - 1)) if engine.device.type == "cpu" else window
+        for shape in (least, window):
+            batch = [engine.upload(np.ones(shape, self.stored.dtype))] * engine.batch
+            began = time.perf_counter()
+            engine.probabilities(batch, self.stored.dtype)[0].sum().item()
+        return (time.perf_counter() - began) / engine.batch
 
     def widest(self, memory: int) -> Zyx:
         """A layer of chunks as wide as one block in flight may be: the wider, the fewer windows run twice."""
