@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass
 from functools import cache
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Volume = xr.DataArray | str | PathLike[str]
 """A lazy array with dims z, y, x, or the URL of a volume."""
+Options = dict[str, Any] | None
 
 PIXELS = 1024
 """Along the longer side of a plane; a coarser level is chosen, or voxels are left out, above."""
@@ -36,7 +37,9 @@ INCHES = 7.0
 INK_COLOUR = "#ff5a00"
 
 
-def slice(volume: Volume, *, axis: str = "z", at: int | None = None) -> Figure:
+def slice(
+    volume: Volume, *, axis: str = "z", at: int | None = None, storage_options: Options = None
+) -> Figure:
     """Draw one plane of a volume.
 
     Parameters
@@ -48,6 +51,8 @@ def slice(volume: Volume, *, axis: str = "z", at: int | None = None) -> Figure:
     at : int, optional
         Where along the axis, in voxels of the full resolution, or of the array that is given; default: the
         middle.
+    storage_options : dict, optional
+        For fsspec.
 
     Returns
     -------
@@ -65,13 +70,15 @@ def slice(volume: Volume, *, axis: str = "z", at: int | None = None) -> Figure:
     >>> slice(scan, axis="y").axes[0].get_xlabel()
     'x (voxels)'
     """
-    plane = read_plane(volume, axis, at)
+    plane = read_plane(volume, axis, at, storage_options)
     figure, (axes,) = _figure([plane])
     _draw(axes, plane)
     return figure
 
 
-def three_planes(volume: Volume, *, at: tuple[int, int, int] | None = None) -> Figure:
+def three_planes(
+    volume: Volume, *, at: tuple[int, int, int] | None = None, storage_options: Options = None
+) -> Figure:
     """Draw the planes across z, y and x that meet in one voxel, and where they cut each other.
 
     Parameters
@@ -80,6 +87,8 @@ def three_planes(volume: Volume, *, at: tuple[int, int, int] | None = None) -> F
         As `slice` takes it.
     at : tuple of three ints, optional
         z, y, x in voxels of the full resolution; default: the middle.
+    storage_options : dict, optional
+        For fsspec.
 
     Returns
     -------
@@ -91,7 +100,8 @@ def three_planes(volume: Volume, *, at: tuple[int, int, int] | None = None) -> F
     InputError
         As `slice`.
     """
-    planes = [read_plane(volume, axis, None if at is None else at[n]) for n, axis in enumerate(AXES)]
+    asked = zip(AXES, at or (None,) * len(AXES), strict=True)
+    planes = [read_plane(volume, axis, place, storage_options) for axis, place in asked]
     places = {plane.axis: plane.place for plane in planes}
     figure, each = _figure(planes)
     for axes, plane in zip(each, planes, strict=True):
@@ -101,7 +111,14 @@ def three_planes(volume: Volume, *, at: tuple[int, int, int] | None = None) -> F
     return figure
 
 
-def overlay(scan: Volume, prediction: Volume, *, axis: str = "z", at: int | None = None) -> Figure:
+def overlay(
+    scan: Volume,
+    prediction: Volume,
+    *,
+    axis: str = "z",
+    at: int | None = None,
+    storage_options: Options = None,
+) -> Figure:
     """Draw a plane of a scan in grey, and a prediction's in colour over it: the likelier ink, the less grey.
 
     Parameters
@@ -109,7 +126,7 @@ def overlay(scan: Volume, prediction: Volume, *, axis: str = "z", at: int | None
     scan, prediction : xarray.DataArray or str
         As `slice` takes them, of the same place; the prediction's whole numbers run to their dtype's largest,
         its floats to 1, and what is below 0 (unlabelled) is not shown. A label group is shown as its ink.
-    axis, at : str, int, optional
+    axis, at, storage_options : str, int, dict, optional
         As for `slice`.
 
     Returns
@@ -122,7 +139,7 @@ def overlay(scan: Volume, prediction: Volume, *, axis: str = "z", at: int | None
     InputError
         As `slice`; or the two have different shapes.
     """
-    below, above = (read_plane(volume, axis, at) for volume in (scan, prediction))
+    below, above = (read_plane(volume, axis, at, storage_options) for volume in (scan, prediction))
     if below.shape != above.shape:
         msg = (
             f"the prediction has {above.shape} voxels, the scan {below.shape}: give volumes of the same place"
@@ -167,13 +184,13 @@ class Plane:
     shape: tuple[int, ...]
 
 
-def read_plane(volume: Volume, axis: str, at: int | None) -> Plane:
+def read_plane(volume: Volume, axis: str, at: int | None, storage_options: Options = None) -> Plane:
     """Read one plane, in the level that fits a picture; parameters and errors as of `slice`."""
     if len(axis) != 1 or axis not in AXES:
         msg = f"axis {axis!r} is unknown: a plane lies across z, y or x"
         raise InputError(msg)
     rows, columns = (dim for dim in AXES if dim != axis)
-    levels = [volume] if isinstance(volume, xr.DataArray) else _levels(str(volume))
+    levels = [volume] if isinstance(volume, xr.DataArray) else _levels(str(volume), storage_options)
     sizes = levels[0].sizes
     at = sizes[axis] // 2 if at is None else at
     if not 0 <= at < sizes[axis]:
@@ -191,9 +208,10 @@ def read_plane(volume: Volume, axis: str, at: int | None) -> Plane:
     return Plane(pixels, axis, rows, columns, at * size, extent, unit, tuple(sizes[dim] for dim in AXES))
 
 
-def _levels(url: str) -> list[xr.DataArray]:
+def _levels(url: str, storage_options: Options) -> list[xr.DataArray]:
     """All resolutions of a volume or of labels, finest first, lazily."""
-    return open_label_levels(url) or [as_dataarray(stored) for stored in open_levels(url)]
+    labels = open_label_levels(url, storage_options=storage_options)
+    return labels or [as_dataarray(one) for one in open_levels(url, storage_options=storage_options)]
 
 
 def _figure(planes: list[Plane]) -> tuple[Figure, list[Axes]]:

@@ -178,3 +178,17 @@ def test_jupyter_shows_a_figure_without_pyplot(voxels):
     shown, _ = DisplayFormatter().format(figure)
     with Image.open(io.BytesIO(shown["image/png"])) as image:
         assert np.asarray(image.convert("L")).std() > 20
+
+
+def test_options_reach_the_store(tmp_path, voxels):
+    """Such as those without which a bucket is not read; here, where chunks are kept."""
+    import zarr
+
+    zarr.create_array("memory://plotted.zarr", data=voxels, chunks=(150, 140, 300))
+    for number, draw in enumerate(
+        (plot.slice, plot.three_planes, lambda url, **how: plot.overlay(url, url, **how))
+    ):
+        kept = tmp_path / str(number)
+        shown = draw("memory://plotted.zarr", storage_options={"cache": str(kept)}).axes[0].images[0]
+        np.testing.assert_array_equal(shown.get_array(), stretch(voxels[75]))
+        assert sum(path.is_file() for path in kept.rglob("*")) == 1

@@ -50,10 +50,8 @@ def stretch(plane: np.ndarray) -> np.ndarray:
     if low == high:
         low, high = min(0.0, low), max(0.0, high)
     finite = np.isfinite(plane)
-    values = np.where(finite, plane, 0).astype(np.float64).clip(low, high)
-    grey: np.ndarray = np.floor(255 * np.where(finite, (values - low) / (high - low), 0) + 0.5).astype(
-        np.uint8
-    )
+    values = np.where(finite, plane, low).astype(np.float64).clip(low, high)
+    grey: np.ndarray = np.floor(255 * ((values - low) / (high - low)) + 0.5).astype(np.uint8)
     return grey
 
 
