@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box
-from inkzarr.core.lock import locked
 from inkzarr.core.progress import Progress, size
 from inkzarr.core.store import open_stored
 from inkzarr.core.target import refuse_inside
@@ -121,8 +120,7 @@ def export(  # noqa: PLR0913 - each was asked for, and most are left out
     shown = Planes(tuple(cutouts), planes)
     _refuse_unfit(shown, suffix)
     _refuse_small_disk(out, suffix, shown)
-    place = str(out.absolute().parent)
-    with locked(place, name=f".{out.name}.lock"), whole(out, locked=True) as partial:
+    with whole(out) as partial:
         _write(partial, suffix, shown)
     return out
 

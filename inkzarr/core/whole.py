@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from typing import TYPE_CHECKING
 
 from inkzarr.core.errors import InputError
+from inkzarr.core.lock import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def whole(out: Path, *, locked: bool = False) -> Iterator[Path]:
+def whole(out: Path) -> Iterator[Path]:
     """Give a place to write to; what was written there replaces `out` at the end, and goes where that fails.
+
+    What a run that was killed left beside `out` goes too.
 
     Parameters
     ----------
     out : pathlib.Path
         A file, or a folder that replaces a folder.
-    locked : bool
-        Whether a lock keeps other runs away from `out`; what a run that was killed left there goes then.
 
     Yields
     ------
@@ -33,7 +33,7 @@ def whole(out: Path, *, locked: bool = False) -> Iterator[Path]:
     Raises
     ------
     InputError
-        The disk is full, or does not let write.
+        Another run writes `out`, its folder does not exist, or the disk is full, or does not let write.
 
     Examples
     --------
@@ -43,21 +43,25 @@ def whole(out: Path, *, locked: bool = False) -> Iterator[Path]:
     >>> out.read_text()
     'all of it'
     """
-    tag = "" if locked else f".{os.getpid()}"
-    partial, before = (out.with_name(f".{out.name}{tag}.{state}") for state in ("partial", "before"))
-    try:
-        _remove(partial)
-        yield partial
-        if partial.is_dir() and out.is_dir():  # which no folder can replace
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        msg = f"{out} cannot be written: {folder} is no folder: create it, or choose another place"
+        raise InputError(msg)
+    partial, before = (out.with_name(f".{out.name}.{state}") for state in ("partial", "before"))
+    with locked(str(folder), name=f".{out.name}.lock"):
+        try:
+            _remove(partial)
+            yield partial
+            if partial.is_dir() and out.is_dir():  # which no folder can replace
+                _remove(before)
+                out.replace(before)
+            partial.replace(out)
             _remove(before)
-            out.replace(before)
-        partial.replace(out)
-        _remove(before)
-    except OSError as error:
-        msg = f"{out} cannot be written ({error}): make room or choose another place, and run again"
-        raise InputError(msg) from error
-    finally:
-        _remove(partial)
+        except OSError as error:
+            msg = f"{out} cannot be written ({error}): make room or choose another place, and run again"
+            raise InputError(msg) from error
+        finally:
+            _remove(partial)
 
 
 def _remove(path: Path) -> None:

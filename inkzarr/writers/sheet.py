@@ -71,7 +71,7 @@ def write_sheet(
     InputError
         The disk is full, or does not let write.
     """
-    with whole(out, locked=True) as partial:
+    with whole(out) as partial:
         if not out.suffix:
             write_layers(partial, shape, bands, pixel_um=pixel_um)
         elif out.suffix.lower() == ".png":

@@ -1,9 +1,21 @@
 """What appears only once it is whole: files and folders, and what is left where something fails."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.whole import whole
+
+WRITE = """
+import sys
+from pathlib import Path
+from inkzarr.core.whole import whole
+with whole(Path(sys.argv[1])) as partial:
+    partial.write_text("other")
+"""
 
 
 def written(partial, *names):
@@ -21,7 +33,7 @@ def test_a_file_and_a_folder_replace_what_was_there(tmp_path):
             written(partial)
         assert (tmp_path / "a").read_text() == "new"
     for name in ("1", "2"):
-        with whole(tmp_path / "b", locked=True) as partial:
+        with whole(tmp_path / "b") as partial:
             written(partial, name)
         assert [path.name for path in (tmp_path / "b").iterdir()] == [name]
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
@@ -41,9 +53,9 @@ def test_what_fails_leaves_what_was_there(tmp_path, error):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_what_a_killed_run_left_goes_under_a_lock(tmp_path):
+def test_what_a_killed_run_left_goes(tmp_path):
     (tmp_path / ".a.partial").mkdir()
-    with whole(tmp_path / "a", locked=True) as partial:
+    with whole(tmp_path / "a") as partial:
         written(partial)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -55,7 +67,7 @@ def test_a_disk_that_takes_nothing_is_one_line(tmp_path):
                 partial.symlink_to(target)
             written(partial)
 
-    with pytest.raises(InputError, match=r"no/a cannot be written .*No such file.*: make room or choose"):
+    with pytest.raises(InputError, match=r"no/a cannot be written: .* is no folder: create it"):
         write("no/a")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine").touch()
@@ -64,3 +76,13 @@ def test_a_disk_that_takes_nothing_is_one_line(tmp_path):
     with pytest.raises(InputError, match="No space left on device"):
         write("full", "/dev/full")
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "mine"]
+
+
+def test_of_two_that_write_one_file_the_second_is_refused(tmp_path):
+    with whole(tmp_path / "a") as partial:
+        written(partial)
+        done = subprocess.run(
+            [sys.executable, "-c", WRITE, tmp_path / "a"], capture_output=True, text=True, check=False
+        )
+    assert f"a is being written by another run, process {os.getpid()} on " in done.stderr
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
