@@ -20,6 +20,8 @@ from inkzarr.core.whole import whole
 
 PARQUET, NPY = ".parquet", ".npy"
 DEFAULT_WINDOW = 128
+NPY_START, LONGEST_HEADER = 12, 2**16
+"""Bytes: up to the header's length, in .npy of version 2 and later; and more than numpy reads of a header."""
 MAP_PIXELS = 256
 
 
@@ -153,6 +155,12 @@ def _read_parquet(path: Path) -> Patches:
 
 
 def _read_npy(path: Path) -> Patches:
+    with path.open("rb") as file:
+        start = file.read(NPY_START)
+    # numpy takes memory for as long a header as the file says that it has
+    if start[6:7] > b"\x01" and int.from_bytes(start[8:], "little") > LONGEST_HEADER:
+        msg = "its header is too long"
+        raise ValueError(msg)
     return Patches(_corners(np.load(path, mmap_mode="r", allow_pickle=False)))
 
 
