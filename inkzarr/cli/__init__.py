@@ -76,9 +76,9 @@ for _name in COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code that `docs` list; a bug shows its traceback."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged file is one line, not one a tag
     try:
+        signal.signal(signal.SIGTERM, _interrupt)
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged file is one line, not one a tag
         result = cli.main(arguments, prog_name="inkzarr", standalone_mode=False)
     except InkzarrError as error:
         _leave(f"inkzarr: {error}", error.exit_code)

@@ -214,7 +214,7 @@ def _run(
                 for future in pool.wait(set(pending)):
                     box, lane = pending.pop(future)
                     try:
-                        for ledger, record in zip(ledgers, future.result(), strict=True):
+                        for ledger, record in zip(ledgers, pool.result(future), strict=True):
                             ledger.add(record)
                     except InputError:
                         pool.cancel(set(pending))
