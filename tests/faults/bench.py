@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INTERRUPTED, BAD_INPUT, STORE, BLOCKS, DAMAGE = 130, 3, 4, 5, 6
-FILES = ("export",)
-"""Begun anew, not resumed."""
+GIVEN = "s3://given"
+"""Where the inputs lie on S3."""
 STARTS = 6
 """A run is started so often before it is given up."""
 CHANGING = ("state.pt", "log.jsonl")
@@ -39,30 +39,37 @@ class Bench:
     ----------
     home : pathlib.Path
         Of the inputs; outputs lie in ``home/out``.
-    seed : int
-        Of the moments.
+
+    Attributes
+    ----------
+    moments : random.Random
+        When a run is hurt, and how; each trial's own.
     """
 
-    def __init__(self, home: Path, seed: int) -> None:
+    def __init__(self, home: Path) -> None:
         self.home, self.out, self.log_file = home, home / "out", home / "log.txt"
-        self.moments = random.Random(seed)
+        self.moments = random.Random(0)
+        self.children: set[int] = set()
         self.whole: dict[str, dict[str, bytes]] = {}
         self.seconds: dict[str, float] = {}
         self.want(self.finish(self.fork(lambda: make(home))), 0)
 
     # processes
 
-    def fork(self, call: Callable[[], object]) -> int:
-        """Call something in a process of its own, whose messages go to the log."""
+    def fork(self, call: Callable[[], object], *, log: str = "") -> int:
+        """Call something in a process of its own, whose messages go to the log, or to another file."""
         child = os.fork()
         if child:
+            self.children.add(child)
             return child
         code = 1
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is deaf to it
-            log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # to which the bench is deaf
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            mode = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if log else os.O_TRUNC)
+            file = os.open(self.home / log if log else self.log_file, mode)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
             call()
             code = 0
         except SystemExit as leaving:
@@ -101,10 +108,17 @@ class Bench:
 
         return self.fork(call)
 
-    @staticmethod
-    def finish(child: int) -> int:
+    def finish(self, child: int) -> int:
         """Its exit code, or minus the signal that killed it."""
+        self.children.discard(child)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def end_all(self) -> None:
+        """Kill what a broken trial left running."""
+        for child in list(self.children):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            self.finish(child)
 
     @staticmethod
     def running(child: int) -> bool:
@@ -145,10 +159,21 @@ class Bench:
         """Every file of the outputs; of a manifest without the command, which holds places."""
         files = [path for path in self.out.rglob("*") if path.is_file() and path.name not in CHANGING]
         return {
-            str(path.relative_to(self.out)): unplaced(path.name, path.read_bytes())
+            str(path.relative_to(self.out)): self.unplaced(path.name, path.read_bytes())
             for path in files
             if not path.name.endswith((".sources.json", ".zarr.png"))
         }
+
+    def unplaced(self, name: str, body: bytes) -> bytes:
+        """A manifest without the command, and a page without the place of its input."""
+        if name.endswith(".html"):
+            for place in (str(self.home), GIVEN):
+                body = body.replace(place.encode(), b"")
+        if name != "manifest.json":
+            return body
+        return json.dumps(
+            {key: value for key, value in json.loads(body).items() if key != "command"}
+        ).encode()
 
     def compare(self, name: str, found: dict[str, bytes] | None = None) -> None:
         """Complain of any byte that is not the undisturbed run's."""
@@ -168,7 +193,7 @@ class Bench:
 
     def wait(self, child: int, name: str) -> None:
         """Until a random moment: early on, or soon after one of the next blocks is recorded."""
-        if name in FILES or self.moments.random() < 0.3:
+        if STAGES[name].file or self.moments.random() < 0.3:
             time.sleep(self.moments.uniform(0, 0.6 * self.seconds[name]))
             return
         wanted = self.recorded() + self.moments.randint(1, 5)
@@ -177,21 +202,14 @@ class Bench:
         time.sleep(self.moments.uniform(0, 0.05))
 
     def resume(self, name: str, *more: str, allowed: tuple[int, ...] = (), **how: str) -> int:
-        """Start until it is done; how many starts that took, none for a file: it is whole once it is there."""
-        if name in FILES and any(self.out.glob("[!.]*")):
-            return 0
+        """Start until it is done; how many starts that took."""
+        allowed += () if STAGES[name].volume else (BAD_INPUT,)
         for number in range(1, STARTS):
-            if self.want(self.finish(self.start(name, *more, **how)), 0, *allowed) == 0:
+            code = self.want(self.finish(self.start(name, *more, **how)), 0, *allowed)
+            if code == 0 or " exists: " in self.log():  # a file is whole once it is there
                 return number
         msg = f"not done after {STARTS} starts: {self.log()[-3000:]}"
         raise WrongError(msg)
-
-
-def unplaced(name: str, body: bytes) -> bytes:
-    """A manifest without the command."""
-    if name != "manifest.json":
-        return body
-    return json.dumps({key: value for key, value in json.loads(body).items() if key != "command"}).encode()
 
 
 def slowly(seconds: float) -> Callable[[], None]:

@@ -1,17 +1,76 @@
-"""A scheduler and two worker processes; says its address and their pids, and lives until it is ended."""
+"""A scheduler and two worker processes, as forks: nothing is imported anew."""
 
-import sys
-import time
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.connection import Connection
+
+    from tests.faults.bench import Bench
+
+WORKERS = 2
 
 
-def main() -> None:
-    import distributed
+@dataclass(frozen=True)
+class Cluster:
+    """What runs.
 
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        print(cluster.scheduler_address, *(worker.pid for worker in cluster.workers.values()), flush=True)
-        while True:
-            time.sleep(60)
+    Parameters
+    ----------
+    address : str
+        Of the scheduler.
+    scheduler : int
+        Its pid.
+    workers : tuple of int
+        Theirs.
+    """
+
+    address: str
+    scheduler: int
+    workers: tuple[int, ...]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@contextlib.contextmanager
+def cluster(bench: Bench) -> Iterator[Cluster]:
+    """Run them, until they are killed at the end."""
+    ours, its = multiprocessing.Pipe()
+    scheduler = bench.fork(lambda: asyncio.run(schedule(its)), log="cluster.txt")
+    address = ours.recv()
+    workers = tuple(
+        bench.fork(lambda: asyncio.run(work(address, its)), log="cluster.txt") for _ in range(WORKERS)
+    )
+    for _ in workers:
+        ours.recv()
+    try:
+        yield Cluster(address, scheduler, workers)
+    finally:
+        for pid in (*workers, scheduler):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            bench.finish(pid)
+
+
+async def schedule(told: Connection) -> None:
+    """Be the scheduler."""
+    from distributed import Scheduler
+
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        told.send(scheduler.address)
+        await scheduler.finished()
+
+
+async def work(address: str, told: Connection) -> None:
+    """Be a worker."""
+    from distributed import Worker
+
+    async with Worker(address, nthreads=1, host="127.0.0.1", dashboard=False) as worker:
+        told.send(worker.address)
+        await worker.finished()

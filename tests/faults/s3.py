@@ -1,23 +1,92 @@
-"""An S3 server behind a proxy that fails or dawdles: ``python s3.py FOLDER [--fail P] [--delay SECONDS]``.
+"""An S3 server, in a fork, behind a proxy that fails or dawdles.
 
-Bucket ``given`` holds the volumes of the folder, ``made`` those of its folder ``out``. Says the proxy's address;
-on a line ``fetch`` it says all that is in ``made``, as JSON from keys to hexadecimal bytes.
+Bucket ``given`` holds the volumes of a folder, ``made`` those of its folder ``out``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
 import logging
+import multiprocessing
 import random
-import sys
 import threading
 import time
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+    from tests.faults.bench import Bench
 
 KEPT = {"connection", "transfer-encoding", "content-length", "server", "date"}
+LONGEST_S = 120
+
+
+@contextlib.contextmanager
+def bucket(
+    bench: Bench, *, fail: float = 0, delay: float = 0
+) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, bytes]]]]:
+    """Storage options of a server, and a call that ends it and tells all that is in ``made``.
+
+    Parameters
+    ----------
+    bench : Bench
+        Whose folder is served.
+    fail : float
+        Share of requests that are answered by a 503, before or after they had their effect.
+    delay : float
+        Seconds, of each request.
+    """
+    ours, its = multiprocessing.Pipe()
+
+    def work() -> None:
+        ours.close()
+        serve(bench.home, its, fail, delay)
+
+    server = bench.fork(work, log="s3.txt")
+    its.close()
+    try:
+        url = ours.recv()
+
+        def fetch() -> dict[str, bytes]:
+            ours.send("fetch")
+            found: dict[str, bytes] = ours.recv()
+            return found
+
+        yield {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": url}}, fetch
+    finally:
+        ours.close()
+        bench.finish(server)
+
+
+def serve(folder: Path, told: Connection, fail: float, delay: float) -> None:
+    """Serve until the other side is gone."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    moto.start()
+    _, port = moto.get_host_and_port()
+    options = {"client_kwargs": {"endpoint_url": f"http://127.0.0.1:{port}"}}
+    fs = s3fs.S3FileSystem(key="k", secret="s", **options)
+    for name, source in (("given", folder), ("made", folder / "out")):
+        fs.mkdir(name)
+        for path in source.rglob("*"):
+            key = path.relative_to(source)
+            if path.is_file() and ".zarr" in str(key) and key.parts[0] != "out":
+                fs.pipe_file(f"{name}/{key}", path.read_bytes())
+    server = proxy(port, fail, delay)
+    told.send(f"http://127.0.0.1:{server.server_port}")
+    with contextlib.suppress(EOFError):
+        told.recv()
+        fs.invalidate_cache()
+        told.send({path.removeprefix("made/"): fs.cat_file(path) for path in fs.find("made")})
+        told.recv()
 
 
 def proxy(port: int, fail: float, delay: float) -> ThreadingHTTPServer:  # noqa: C901 - a class inside
@@ -73,35 +142,3 @@ def proxy(port: int, fail: float, delay: float) -> ThreadingHTTPServer:  # noqa:
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
-
-
-def main() -> None:
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--fail", type=float, default=0)
-    parser.add_argument("--delay", type=float, default=0)
-    given = parser.parse_args()
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    moto.start()
-    _, port = moto.get_host_and_port()
-    options = {"client_kwargs": {"endpoint_url": f"http://127.0.0.1:{port}"}}
-    fs = s3fs.S3FileSystem(key="k", secret="s", **options)
-    for bucket, folder in (("given", given.folder), ("made", given.folder / "out")):
-        fs.mkdir(bucket)
-        for path in folder.rglob("*"):
-            key = path.relative_to(folder)
-            if path.is_file() and ".zarr" in str(key) and key.parts[0] != "out":
-                fs.pipe_file(f"{bucket}/{key}", path.read_bytes())
-    server = proxy(port, given.fail, given.delay)
-    print(f"http://127.0.0.1:{server.server_port}", flush=True)
-    sys.stdin.readline()
-    fs.invalidate_cache()
-    print(json.dumps({path.removeprefix("made/"): fs.cat_file(path).hex() for path in fs.find("made")}))
-
-
-if __name__ == "__main__":
-    main()

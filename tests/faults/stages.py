@@ -27,10 +27,26 @@ class Stage:
         From the place of the inputs and that of the outputs (folders or URLs) to the command line.
     volume : str
         What it writes of Zarr, in the place of the outputs; empty where it does not.
+    file : bool
+        Whether it writes a file or a folder that is begun anew, not resumed: it is whole once it is there.
+    stored : bool
+        Whether it reads volumes.
+    ledger : bool
+        Whether it keeps a ledger, or a training's state.
     """
 
     words: Callable[[str, str], list[str]]
     volume: str = ""
+    file: bool = False
+    stored: bool = True
+    ledger: bool = True
+
+
+LOCAL = "INPUTS"
+"""Stands for the local folder of the inputs, also where the volumes are read from elsewhere."""
+MADE = f"{LOCAL}/out"
+"""Of the outputs that are local files."""
+LEARNED = f"{LOCAL}/learned"
 
 
 def _predict(home: str, out: str) -> list[str]:
@@ -43,41 +59,70 @@ def _labels(_home: str, out: str) -> list[str]:
     return ["labels", f"{LOCAL}/scan.zarr", f"{LOCAL}/word.png", f"{out}/labels.zarr", *options]
 
 
-def _train(home: str, out: str) -> list[str]:
+def _components(home: str, out: str) -> list[str]:
+    options = ["--min-voxels", "1", "--threshold", "0.6"]
+    return ["components", f"{home}/scan.zarr", f"{MADE}/ids.parquet", "--labels", f"{out}/ids.zarr", *options]
+
+
+def _sheet(home: str, _out: str) -> list[str]:
+    pages = ["--min-voxels", "1", "--threshold", "0.6", "--sheet", f"{MADE}/letters.html"]
+    return ["components", f"{home}/scan.zarr", f"{MADE}/letters.parquet", *pages]
+
+
+def _shards(home: str, out: str) -> list[str]:
+    return ["ingest", f"{home}/scan.zarr", f"{out}/s.zarr", "--zarr-format", "3", "--shard", "256"]
+
+
+def _train(home: str, _out: str) -> list[str]:
     given = [f"{home}/learned/{name}" for name in ("scan.zarr", "labels.zarr")]
-    tables = [f"{LOCAL}/learned/train.parquet", f"{out}/run", "--config", f"{LOCAL}/learned/run.toml"]
+    tables = [f"{LEARNED}/train.parquet", f"{MADE}/run", "--config", f"{LEARNED}/run.toml"]
     return ["train", *given, *tables, "--resume"]
 
 
-LOCAL = "INPUTS"
-"""Stands for the local folder of the inputs, also where the volumes are read from elsewhere."""
+def _pretrain(home: str, _out: str) -> list[str]:
+    options = ["--config", f"{LEARNED}/run.toml", "--resume"]
+    return ["pretrain", f"{home}/learned/scan.zarr", f"{MADE}/run", *options]
+
+
+def _patches(home: str, _out: str) -> list[str]:
+    return ["patches", f"{home}/learned/labels.zarr", f"{MADE}/all.parquet", "--window", "12"]
+
+
+def _split(_home: str, _out: str) -> list[str]:
+    tables = [f"{LEARNED}/{name}.parquet" for name in ("train", "valid")]
+    return ["split", *tables, f"{MADE}/far.parquet", "--margin", "4"]
+
+
+def _evaluate(home: str, _out: str) -> list[str]:
+    volumes = [f"{home}/learned/{name}.zarr" for name in ("scan", "labels")]
+    return ["evaluate", *volumes, "--out", f"{MADE}/scores.html"]
+
 
 STAGES = {
     "ingest": Stage(
         lambda _, out: ["ingest", f"{LOCAL}/scan.tif", f"{out}/scan.zarr", "--voxel-size", "8"], "scan.zarr"
     ),
-    "ingest, shards": Stage(
-        lambda home, out: [
-            "ingest", f"{home}/scan.zarr", f"{out}/s.zarr", "--zarr-format", "3", "--shard", "256",
-        ],
-        "s.zarr",
-    ),
+    "ingest, shards": Stage(_shards, "s.zarr"),
     "labels": Stage(_labels, "labels.zarr"),
     "pyramid": Stage(lambda _, out: ["pyramid", f"{out}/scan.zarr", "--levels", "2"], "scan.zarr"),
     "predict": Stage(_predict, "ink.zarr"),
-    "components": Stage(
-        lambda home, out: [
-            "components", f"{home}/scan.zarr", f"{LOCAL}/out/ids.parquet", "--labels", f"{out}/ids.zarr",
-            "--min-voxels", "1", "--threshold", "0.6",
-        ],
-        "ids.zarr",
-    ),
+    "components": Stage(_components, "ids.zarr"),
+    "components, page": Stage(_sheet, file=True, ledger=False),
     "flatten": Stage(
-        lambda home, _: ["flatten", f"{home}/wide.zarr", "flat:1", f"{LOCAL}/out/sheet.png", "--depth", "1"]
+        lambda home, _: ["flatten", f"{home}/wide.zarr", "flat:1", f"{MADE}/sheet.png", "--depth", "1"]
     ),
-    "export": Stage(lambda home, _: ["export", f"{home}/scan.zarr", f"{LOCAL}/out/scan.nrrd"]),
-    "train": Stage(lambda home, _: _train(home, f"{LOCAL}/out")),
-}  # fmt: skip
+    "export": Stage(
+        lambda home, _: ["export", f"{home}/scan.zarr", f"{MADE}/scan.nrrd"], file=True, ledger=False
+    ),
+    "export, slices": Stage(
+        lambda home, _: ["export", f"{home}/scan.zarr", f"{MADE}/slices/*.png"], file=True, ledger=False
+    ),
+    "patches": Stage(_patches, file=True, ledger=False),
+    "split": Stage(_split, file=True, stored=False, ledger=False),
+    "evaluate": Stage(_evaluate, file=True, ledger=False),
+    "train": Stage(_train),
+    "pretrain": Stage(_pretrain),
+}
 CLUSTER = ("ingest", "labels", "pyramid", "predict", "components")
 """Those whose blocks run on workers."""
 
@@ -109,5 +154,5 @@ def make(home: Path) -> None:
     (home / "learned").mkdir()
     learned.make(home / "learned")
     (home / "learned" / "run.toml").write_text(
-        learned.settings(home / "learned", epochs=1, save_every=1).to_toml()
+        learned.settings(home / "learned", epochs=1, save_every=1, window=learned.WINDOW).to_toml()
     )
