@@ -25,7 +25,7 @@ class Voxels(NDBuffer):
         voxels = self.as_numpy_array()
         if voxels.dtype.kind not in WHOLE or np.ndim(other) or not voxels.size:
             return super().all_equal(other, equal_nan)
-        return bool(voxels.min() == other == voxels.max())
+        return bool(voxels.max() == other == voxels.min())
 
 
 def write_voxels(array: zarr.Array[Any], place: tuple[slice, ...], voxels: np.ndarray) -> None:

@@ -123,10 +123,10 @@ def mark_cells(points, normals, used, rule, shape, cell, tile, found):
 
 
 @njit(nogil=True, cache=True)
-def places(p, n, times, start, shape, place):
-    """The voxels of a ray that lie in a box, each once: their numbers in C order, and how many."""
+def places(p, n, times, start, shape, width, place):
+    """The voxels of a ray that lie in a box, each once: their numbers in rows of `width`, and how many."""
     sz, sy, sx = np.int32(start[0]), np.int32(start[1]), np.int32(start[2])
-    nz, ny, nx = np.int32(shape[0]), np.int32(shape[1]), np.int32(shape[2])
+    nz, ny, nx, row = np.int32(shape[0]), np.int32(shape[1]), np.int32(shape[2]), np.int32(width)
     az, bz = _reach(p[0], n[0], times[-1], False)
     ay, by = _reach(p[1], n[1], times[-1], False)
     ax, bx = _reach(p[2], n[2], times[-1], False)
@@ -141,7 +141,7 @@ def places(p, n, times, start, shape, place):
             z = np.int32(p[0] + t * n[0] + 0.5) - sz
             y = np.int32(p[1] + t * n[1] + 0.5) - sy
             x = np.int32(p[2] + t * n[2] + 0.5) - sx
-            place[step] = (z * ny + y) * nx + x
+            place[step] = (z * ny + y) * row + x
         for step in range(len(times)):  # without a branch: whether a voxel comes again cannot be foretold
             at = place[step]
             found += at != last
@@ -154,7 +154,7 @@ def places(p, n, times, start, shape, place):
         x = np.floor(p[2] + t * n[2] + 0.5)
         if z < sz or y < sy or x < sx or z >= ez or y >= ey or x >= ex:
             continue
-        at = ((np.int32(z) - sz) * ny + np.int32(y) - sy) * nx + np.int32(x) - sx
+        at = ((np.int32(z) - sz) * ny + np.int32(y) - sy) * row + np.int32(x) - sx
         if at != last:
             last = at
             found += 1

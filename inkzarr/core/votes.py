@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from inkzarr.core.buckets import TILE, Buckets, Rule, Tile
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed
-from inkzarr.core.voting import GROUP_SHIFT, MOST_PIXELS, OVERHANG, finish, settle, vote
+from inkzarr.core.voting import GROUP_SHIFT, MOST_PIXELS, finish, padded, settle, vote
 
 BATCH = 1 << 19
 """Pixels whose points a block holds at once."""
-SPARES = 24
+SPARES = 32
 """Arrays that a thread keeps: those of a block of 2 x 2 x 2 cells."""
 
 TALLY = ("labelled", "ink", "conflicts", "votes")
@@ -86,11 +86,11 @@ class Ballot:
 
     ::
 
-        votes  of the segment that voted last in a group of voxels     turn   its number, 0: none yet
-        total  of the segments before it                               mixed  whether there are any
+        votes  of the segment that votes now       fresh    groups of 32 voxels of a row that hold any
+        total  of the segments before it           settled  groups that hold any
 
-    `votes` and `total` hold a number a voxel, see `inkzarr.core.voting.COUNT_SHIFT`, `turn` and `mixed` one
-    a group; where only one segment votes, `total` is empty. A segment of more than 67 million pixels in
+    `votes` and `total` hold a number a voxel, see `inkzarr.core.voting.COUNT_SHIFT`, and rows of whole
+    groups; where only one segment votes, `total` is empty. A segment of more than 67 million pixels in
     one cell is settled now and then: of it alone, the conflicts may be miscounted.
 
     Parameters
@@ -108,30 +108,36 @@ class Ballot:
     pixels: int
 
     def __post_init__(self) -> None:
-        self._cast = 0
-        size = self.box.shape.volume
-        groups = -(-size >> GROUP_SHIFT)
-        self._arrays = (
-            _spare.take(size + OVERHANG, np.int64),
-            _spare.take(size if self.shared or self.pixels > MOST_PIXELS else 0, np.int64),
-            _spare.take(groups, np.int32),
-            _spare.take(groups, np.bool_),
-        )
+        self._cast = self._who = 0
+        z, y, x = self.box.shape
+        size = z * y * padded(x)
+        several = size if self.shared or self.pixels > MOST_PIXELS else 0
+        self._votes, self._total = _spare.take(size, np.int64), _spare.take(several, np.int64)
+        groups = size >> GROUP_SHIFT
+        self._fresh, self._settled = _spare.take(groups, np.bool_), _spare.take(groups, np.bool_)
 
     def cast(self, tile: PointTile, columns: Ints, who: int, rule: Rule) -> None:
         """Count the votes of some columns of a tile; those of one segment come together."""
         pixels = len(tile.used) * int((columns[:, 1] - columns[:, 0]).sum())
-        if self._cast + pixels > MOST_PIXELS:
-            settle(*self._arrays)
-            self._cast = 0
-        self._cast += pixels
+        if self._who not in (0, who) or self._cast + pixels > MOST_PIXELS:
+            self._settle()
+        self._who, self._cast = who, self._cast + pixels
         start, shape = tuple(self.box.start), tuple(self.box.shape)
-        vote(*tile, columns, rule.footprint, start, shape, (*self._arrays, who))
+        vote(*tile, columns, rule.footprint, start, shape, self._votes, self._fresh)
+
+    def _settle(self) -> None:
+        settle(self._votes, self._total, self._fresh, self._settled)
+        self._cast = 0
 
     def close(self, ink: Bytes, count: NDArray[np.uint16]) -> tuple[int, ...]:
         """Fill in the stored arrays of the cell, 0 on entry; what `TALLY` names."""
-        labelled, painted, conflicts, cast = map(int, finish(*self._arrays, ink, count))
-        _spare.give(*self._arrays)
+        if len(self._total):
+            self._settle()
+            found = finish(self._total, self._settled, ink, count)
+        else:
+            found = finish(self._votes, self._fresh, ink, count)
+        _spare.give(self._votes, self._total, self._fresh, self._settled)
+        labelled, painted, conflicts, cast = map(int, found)
         return labelled, painted, conflicts if self.shared else 0, cast
 
 
@@ -173,8 +179,37 @@ class PointTile(NamedTuple):
     used: Bools
 
 
+class Casting(NamedTuple):
+    """What a tile, or several side by side, cast into one cell.
+
+    Parameters
+    ----------
+    cell : int
+        Its number in C order.
+    points : PointTile
+        The pixels.
+    columns : numpy.ndarray of int64, (n, 2)
+        First column and one past the last of the parts that may vote into the cell.
+    who : int
+        Number of the segment, at least 1.
+    """
+
+    cell: int
+    points: PointTile
+    columns: Ints
+    who: int
+
+
 def count_votes(tiles: list[Tile], box: Box, rule: Rule) -> Iterator[Ballot]:
     """The votes for the cells of a box, each to be closed before the next is asked for."""
+    ballots = open_ballots(tiles, box, rule)
+    for cell, points, columns, who in castings(tiles):
+        ballots[cell].cast(points, columns, who, rule)
+    yield from ballots.values()
+
+
+def open_ballots(tiles: list[Tile], box: Box, rule: Rule) -> dict[int, Ballot]:
+    """Ballots for the cells of a box that its tiles vote into, by the cell's number."""
     voters: dict[int, set[int]] = {}
     pixels: Counter[int] = Counter()
     for tile in tiles:
@@ -183,16 +218,19 @@ def count_votes(tiles: list[Tile], box: Box, rule: Rule) -> Iterator[Ballot]:
             pixels[cell] += tile.rows * tile.cols
     counts = rule.grid.counts
     boxes = {cell: rule.grid.box(Zyx(*map(int, np.unravel_index(cell, counts)))) for cell in voters}
-    ballots = {
+    return {
         cell: Ballot(boxes[cell].clip(box), len(voters[cell]) > 1, pixels[cell]) for cell in sorted(voters)
     }
+
+
+def castings(tiles: list[Tile]) -> Iterator[Casting]:
+    """What the tiles of a box cast; their points are read as they are asked for."""
     who = {segment: at for at, segment in enumerate(sorted({tile.segment for tile in tiles}), start=1)}
     for batch in _batches(tiles):
         for run in _runs(batch):
             points = _read(run)
             for cell, columns in _columns(run).items():
-                ballots[cell].cast(points, columns, who[run[0].segment], rule)
-    yield from ballots.values()
+                yield Casting(cell, points, columns, who[run[0].segment])
 
 
 def _columns(run: list[Tile]) -> dict[int, Ints]:

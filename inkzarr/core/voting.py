@@ -25,76 +25,36 @@ SAYS_INK, SAYS_NONE = 1 << 60, 1 << 61
 BOTH = SAYS_INK | SAYS_NONE
 GROUP_SHIFT = 5
 """Voxels that follow each other are settled 32 at a time."""
-OVERHANG = 8
-"""Voxels past the last to which nothing is added, since eight are added to at once."""
+GROUP = 1 << GROUP_SHIFT
 
 
 @njit(nogil=True, cache=True)
-def _settle(votes, total, group):
-    """Add the votes of the segment that voted last in a group of voxels to those of all; what it said."""
-    for at in range(group << GROUP_SHIFT, min((group + 1) << GROUP_SHIFT, len(total))):
-        mine, held = votes[at], total[at]
-        if mine:
-            number = mine >> COUNT_SHIFT
-            said = SAYS_INK if 2 * (mine & SUM) + number >= 2 * INK * number else SAYS_NONE
-            if (held & ~BOTH) + (number << COUNT_SHIFT) <= FULL:
-                held += mine
-            total[at] = held | said
-            votes[at] = 0
+def padded(width):
+    """A row's voxels with those past its end that make it whole groups."""
+    return (width + GROUP - 1) >> GROUP_SHIFT << GROUP_SHIFT
 
 
 @njit(nogil=True, cache=True)
-def _claim(votes, total, turn, mixed, group, who):
-    """Let a segment vote in a group of voxels; what another one voted there is settled first."""
-    if turn[group]:
-        _settle(votes, total, group)
-        mixed[group] = True
-    turn[group] = who
-
-
-@njit(nogil=True, cache=True)
-def _add_eight(votes, at, a, b, c, d, e, f, g, h):
-    """Add to eight voxels that follow each other, without a loop whose end would be guessed wrong."""
-    votes[at] += a
-    votes[at + np.uintp(1)] += b
-    votes[at + np.uintp(2)] += c
-    votes[at + np.uintp(3)] += d
-    votes[at + np.uintp(4)] += e
-    votes[at + np.uintp(5)] += f
-    votes[at + np.uintp(6)] += g
-    votes[at + np.uintp(7)] += h
-
-
-@njit(nogil=True, cache=True)
-def _add_box(p, n, depth, start, shape, gain, ballot):
-    """Add a pixel's votes to the voxels of its box footprint that lie in a box, eight along x at once."""
-    votes, total, turn, mixed, who = ballot
+def _add_box(p, n, depth, start, shape, gain, votes, fresh):
+    """Add a pixel's votes to the voxels of its box footprint that lie in a box."""
     az, bz = span(p[0], n[0], depth, start[0], shape[0])
     ay, by = span(p[1], n[1], depth, start[1], shape[1])
     ax, bx = span(p[2], n[2], depth, start[2], shape[2])
     if az > bz or ay > by or ax > bx:
         return
-    first, width = np.int64(ax), np.int64(bx) - np.int64(ax) + 1
-    eights = (width - 1) // 8
-    rest = width - 8 * eights
-    a, b, c = gain if rest > 1 else 0, gain if rest > 2 else 0, gain if rest > 3 else 0
-    d, e, f = gain if rest > 4 else 0, gain if rest > 5 else 0, gain if rest > 6 else 0
-    g = gain if rest > 7 else 0
+    first, width, row = np.int64(ax), np.int64(bx) - np.int64(ax) + 1, padded(shape[2])
     for i in range(np.int64(az), np.int64(bz) + 1):
         for j in range(np.int64(ay), np.int64(by) + 1):
-            at = np.uintp((i * shape[1] + j) * shape[2] + first)
+            at = np.uintp((i * shape[1] + j) * row + first)
+            for k in range(width):
+                votes[at + np.uintp(k)] += gain
             for group in range(at >> GROUP_SHIFT, ((at + np.uintp(width - 1)) >> GROUP_SHIFT) + 1):
-                if turn[group] != who:
-                    _claim(votes, total, turn, mixed, group, who)
-            for _ in range(eights):
-                _add_eight(votes, at, gain, gain, gain, gain, gain, gain, gain, gain)
-                at += np.uintp(8)
-            _add_eight(votes, at, gain, a, b, c, d, e, f, g)
+                fresh[group] = True
 
 
 @njit(nogil=True, cache=True)
-def vote(points, normals, values, used, columns, rule, start, shape, ballot):
-    """Add the votes of pixels to the voxels of one box.
+def vote(points, normals, values, used, columns, rule, start, shape, votes, fresh):
+    """Add the votes of pixels of one segment to the voxels of one box.
 
     Parameters
     ----------
@@ -108,13 +68,13 @@ def vote(points, normals, values, used, columns, rule, start, shape, ballot):
         Depth in voxels, and whether the footprint is the box.
     start, shape : tuple of three int
         The box; votes for voxels beyond it are left to others.
-    ballot : tuple of votes, total, turn, mixed and who
-        See `inkzarr.core.votes.Ballot`; and the number of the segment that votes now, at least 1.
+    votes, fresh : numpy.ndarray of int64 and bool
+        See `inkzarr.core.votes.Ballot`.
     """
     depth, box = rule
-    votes, total, turn, mixed, who = ballot
     times = np.arange(int(4 * depth) + 1) * 0.5 - depth
     place = np.empty(len(times), np.int32)
+    row_of_votes = padded(shape[2])
     for part in range(len(columns)):
         for row in range(used.shape[0]):
             for col in range(columns[part, 0], columns[part, 1]):
@@ -124,33 +84,40 @@ def vote(points, normals, values, used, columns, rule, start, shape, ballot):
                 n = (normals[row, col, 0], normals[row, col, 1], normals[row, col, 2])
                 gain = ONE + np.int64(values[row, col])
                 if box:
-                    _add_box(p, n, depth, start, shape, gain, ballot)
+                    _add_box(p, n, depth, start, shape, gain, votes, fresh)
                     continue
-                for found in range(places(p, n, times, start, shape, place)):
+                for found in range(places(p, n, times, start, shape, row_of_votes, place)):
                     at = np.uintp(place[found])
-                    group = at >> GROUP_SHIFT
-                    if turn[group] != who:
-                        _claim(votes, total, turn, mixed, group, who)
                     votes[at] += gain
+                    fresh[at >> GROUP_SHIFT] = True
 
 
 @njit(nogil=True, cache=True)
-def settle(votes, total, turn, mixed):
-    """Add the votes of the segments that voted last to those of all; see `inkzarr.core.votes.Ballot`."""
-    for group in range(len(turn)):
-        if turn[group]:
-            _settle(votes, total, group)
-            mixed[group] = True
+def settle(votes, total, fresh, settled):
+    """Add the votes of one segment to those of all and clear them; see `inkzarr.core.votes.Ballot`."""
+    for group in range(len(fresh)):
+        if not fresh[group]:
+            continue
+        fresh[group], settled[group] = False, True
+        begin = group << GROUP_SHIFT
+        voted, before = votes[begin : begin + GROUP], total[begin : begin + GROUP]
+        for k in range(GROUP):
+            mine, held = voted[k], before[k]
+            number = mine >> COUNT_SHIFT
+            said = SAYS_INK if 2 * (mine & SUM) + number >= number * 2 * INK else SAYS_NONE
+            full = (held & ~BOTH) + (number << COUNT_SHIFT) > FULL
+            before[k] = (held + (0 if full else mine)) | (said if mine else 0)
+            voted[k] = 0
 
 
 @njit(nogil=True, cache=True)
-def finish(votes, total, turn, mixed, ink, count):
+def finish(total, settled, ink, count):
     """The stored arrays of a box, from its votes, which are cleared.
 
     Parameters
     ----------
-    votes, total, turn, mixed : numpy.ndarray
-        See `inkzarr.core.votes.Ballot`.
+    total, settled : numpy.ndarray of int64 and bool
+        Votes of all segments, and the groups that hold any; see `inkzarr.core.votes.Ballot`.
     ink, count : numpy.ndarray of uint8 and uint16, z y x
         Receive the mean, rounded half up, and the votes, at most 65535; 0 on entry.
 
@@ -160,35 +127,28 @@ def finish(votes, total, turn, mixed, ink, count):
         Voxels with a vote, those of them that are ink, those where segments disagree, and votes.
     """
     labelled = painted = conflicts = cast = 0
-    rows, width = ink.shape[1], ink.shape[2]
-    for group in range(len(turn)):
-        if not turn[group]:
+    groups = padded(ink.shape[2]) >> GROUP_SHIFT
+    for group in range(len(settled)):
+        if not settled[group]:
             continue
-        several = mixed[group]
-        if several:
-            _settle(votes, total, group)
-        held = total if several else votes
-        first = group << GROUP_SHIFT
-        i, j, k = first // (rows * width), first // width % rows, first % width
-        for at in range(first, min(first + (1 << GROUP_SHIFT), ink.size)):
-            one = held[at]
-            if one:
-                held[at] = 0
-                conflicts += one >= BOTH
-                one &= ~BOTH
-                number = one >> COUNT_SHIFT
-                mean = one & SUM if number == 1 else (2 * (one & SUM) + number) // (2 * number)
-                ink[i, j, k] = mean
-                count[i, j, k] = min(number, MOST_VOTES)
+        settled[group] = False
+        i, j = group // groups // ink.shape[1], group // groups % ink.shape[1]
+        first, begin = group % groups << GROUP_SHIFT, group << GROUP_SHIFT
+        voted = total[begin : begin + GROUP]
+        means, numbers = ink[i, j, first : first + GROUP], count[i, j, first : first + GROUP]
+        for k in range(len(means)):
+            held = voted[k]
+            if held:
+                voted[k] = 0
+                number = (held & ~BOTH) >> COUNT_SHIFT
+                # exact: a quotient of whole numbers below 2^52 is never rounded up to a whole number
+                mean = int((2.0 * (held & SUM) + number) / (2.0 * number))
+                means[k] = mean
+                numbers[k] = min(number, MOST_VOTES)
                 labelled += 1
                 painted += mean >= INK
+                conflicts += held >= BOTH
                 cast += number
-            k += 1
-            if k == width:
-                k, j = 0, j + 1
-                if j == rows:
-                    j, i = 0, i + 1
-        turn[group], mixed[group] = 0, False
     return labelled, painted, conflicts, cast
 
 
