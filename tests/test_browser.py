@@ -25,7 +25,6 @@ playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_MS = 90_000
 
 TEXTS = """() => (window.Bokeh ? Bokeh.documents : []).flatMap(document =>
@@ -42,13 +41,10 @@ RUN_ALL = """async () => {
 
 
 @pytest.fixture(scope="module")
-def page():
-    """A page of a browser that this machine has; without one the tests fail, saying how to get it."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.fail("no Chromium: run `make browser` (Debian: apt-get install chromium), or -m 'not browser'")
+def page(chromium):
+    """A page of the browser that this machine has."""
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         opened = browser.new_page(viewport={"width": 1400, "height": 1000})
         opened.set_default_timeout(PATIENCE_MS)
         yield opened
