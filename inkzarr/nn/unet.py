@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inkzarr.core.errors import InputError
+from inkzarr.nn.convolution import Conv3d
 
 
 def check_window(shape: Sequence[int], levels: int) -> None:
@@ -67,7 +68,7 @@ class SingleConv(nn.Sequential):
             )
             raise InputError(msg)
         self.groupnorm = nn.GroupNorm(groups, inputs)
-        self.conv = nn.Conv3d(inputs, outputs, 3, padding=1, bias=False)
+        self.conv = Conv3d(inputs, outputs)
         self.ReLU = nn.ReLU(inplace=True)
 
 
