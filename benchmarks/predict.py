@@ -11,6 +11,11 @@ not show as overhead; "outside" is all the rest: for ours reading, blending, wri
 peers, whose input and result lie in memory, blending alone, by the clock and in seconds of the processors,
 which others' load changes less. Its floor is what must be moved: a window's
 probabilities and weights read, its sums read and written (32 MB), at the speed of copying memory here.
+
+The three passes of vesuvius 0.2.4 (predict, blend, finalize) are no peer here: its predict cannot be imported
+in the peers' environment. It needs nest_asyncio, which it does not ask for; with that, it imports timm, and
+timm torchvision, whose build on PyPI does not load beside a CPU build of torch 2.13 ("operator
+torchvision::nms does not exist").
 """
 
 from __future__ import annotations
