@@ -109,7 +109,7 @@ class Holder:
 
 
 class Lock:
-    """The lock of one output, held from the moment it is made.
+    """The lock of one output.
 
     Parameters
     ----------
@@ -119,11 +119,6 @@ class Lock:
         Writable.
     key : str
         Of the lock in it.
-
-    Raises
-    ------
-    InputError
-        Another run holds it.
     """
 
     def __init__(self, out: str, store: Store, key: str) -> None:
@@ -131,16 +126,20 @@ class Lock:
         self.me = Holder.new()
         self.lost = False
         self._over, self._busy = threading.Event(), threading.Lock()
+
+    def take(self) -> None:
+        """Create the lock, or take over one that is dead, and keep it until it is released.
+
+        Raises
+        ------
+        InputError
+            Another run holds it.
+        """
         _live.add(self.me.token)
-        try:
-            self._take()
-        except BaseException:
-            self.release()
-            raise
+        self._create()
         threading.Thread(target=self._beat, name="lock", daemon=True).start()
 
-    def _take(self) -> None:
-        """Create the lock, or take over one that is dead."""
+    def _create(self) -> None:
         sure, seen, since = not is_remote(self.out), None, 0.0
         while True:
             sync(self.store.set_if_not_exists(self.key, self._buffer()))
@@ -213,10 +212,10 @@ class Lock:
         self.require()
 
     def release(self) -> None:
-        """Give the output free."""
-        self._over.set()
-        _live.discard(self.me.token)
+        """Give the output free, if it was taken."""
         try:
+            self._over.set()
+            _live.discard(self.me.token)
             self._delete()
         except KeyboardInterrupt:
             self._delete()
@@ -281,19 +280,21 @@ def locked(folder: str, *, name: str = LOCK, storage_options: dict[str, Any] | N
             yield lock
             return
     made = [] if is_remote(folder) else [each for each in _and_above(Path(place)) if not each.exists()]
-    try:
-        lock = Lock(out, open_store(folder, storage_options=storage_options, read_only=False), name)
-    except DiskError as error:
-        _remove_empty(made)
-        msg = f"{folder} cannot be written: choose a folder that can ({error})"
-        raise InputError(msg) from error
+    lock = Lock(out, open_store(folder, storage_options=storage_options, read_only=False), name)
     before = _held.set((*_held.get(), lock))
     try:
+        try:
+            lock.take()
+        except DiskError as error:
+            msg = f"{folder} cannot be written: choose a folder that can ({error})"
+            raise InputError(msg) from error
         yield lock
     finally:
-        _held.reset(before)
-        lock.release()
-        _remove_empty(made)
+        try:
+            lock.release()
+        finally:
+            _held.reset(before)
+            _remove_empty(made)
 
 
 def require_held() -> None:

@@ -236,6 +236,39 @@ def test_of_many_that_find_a_dead_lock_one_gets_it(tmp_path):
         assert (len(got), len(refused)) == (1, 5)
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+def test_an_interrupt_leaves_no_folder(tmp_path, monkeypatch, nth, late):
+    """At each of its steps; the run that comes next finds nothing in its way."""
+    honest, steps = lock.sync, []
+
+    def interrupted(step):
+        steps.append(None)
+        if len(steps) != nth:
+            return honest(step)
+        if late:
+            honest(step)
+        else:
+            step.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lock, "sync", interrupted)
+    with pytest.raises(KeyboardInterrupt), locked(f"{tmp_path}/new/folder"):
+        pass
+    assert len(steps) >= nth
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_as_the_beat_begins_leaves_no_lock(tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), locked(str(tmp_path)):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("nth", [1, 2], ids=["while it is made", "while it is given free"])
 def test_an_interrupt_leaves_no_lock(tmp_path, monkeypatch, nth):
     honest, looks = lock.Lock._read, []
