@@ -106,7 +106,9 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(home, undisturbed, tmp
 
 def test_resuming_a_finished_run_changes_nothing(home, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
+    (tmp_path / "run" / ".best.pt.1f.partial").touch()
     report = run(home, tmp_path / "run", settings(home, workers=1), resume=True)
+    assert not list((tmp_path / "run").rglob("*.partial")), "what the killed run left"
     assert report.step == log(undisturbed)[-1]["step"]
     assert_same_run(tmp_path / "run", undisturbed)
 

@@ -114,6 +114,8 @@ class RunFolder:
         """
         if not self.writes:
             return None
+        for stray in self.path.rglob(".*.partial"):  # of a run that was killed
+            stray.unlink()
         writer = _board_writer() if config.tensorboard else None
         if not resume and any(each.name != LOCK for each in self.path.iterdir()):
             msg = f"{self.path} exists: add --resume to go on with its run, or name another folder"
