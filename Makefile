@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 
-.PHONY: demo test check bench bench-quick faults fuzz docs browser install install-light clean
+.PHONY: demo test check bench bench-quick audit faults fuzz docs browser install install-light clean
 
 demo: $(VENV)/user.done  ## the main job, end to end, on the synthetic scroll
 	$(BIN)/inkzarr demo demo
@@ -28,6 +28,11 @@ bench-quick: $(VENV)/dev.done  ## the same in minutes, of sizes that prove nothi
 
 fuzz: $(VENV)/dev.done  ## ten minutes of damaged input for each parser
 	$(BIN)/python -m tests.fuzz --minutes 10
+
+audit: $(VENV)/dev.done  ## bandit, and known holes in what the container installs: pip-audit asks a service on the internet
+	$(PIP) bandit pip-audit
+	$(BIN)/bandit -q -c pyproject.toml -r inkzarr
+	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.txt
 
 faults: $(VENV)/dev.done  ## the long form of tests/faults: 200 kills, and every other fault on every stage; prints a table
 	$(BIN)/python -m tests.faults
