@@ -37,7 +37,8 @@ def main() -> int:
     trials = list(plan(given))
     ended: dict[Trial, str] = {}
     broken: list[str] = []
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a job in the background is deaf to the first
+        signal.signal(number, signal.default_int_handler)
     try:
         import_all()
         for trial, how, wrong in results(trials, given.jobs):
