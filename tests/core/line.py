@@ -25,6 +25,7 @@ CODES = {
     500: b"InternalError",
     501: b"NotImplemented",
     503: b"SlowDown",
+    507: b"InsufficientCapacity",
 }
 PARTED = ("connection", "keep-alive", "transfer-encoding", "expect", "content-length")
 
