@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.faults.stages import LOCAL, STAGES, make
 
@@ -201,7 +201,7 @@ class Bench:
             time.sleep(0.01)
         time.sleep(self.moments.uniform(0, 0.05))
 
-    def resume(self, name: str, *more: str, allowed: tuple[int, ...] = (), **how: str) -> int:
+    def resume(self, name: str, *more: str, allowed: tuple[int, ...] = (), **how: Any) -> int:
         """Start until it is done; how many starts that took."""
         allowed += () if STAGES[name].volume else (BAD_INPUT,)
         for number in range(1, STARTS):
