@@ -9,7 +9,8 @@ import pytest
 from inkzarr.core.errors import InputError
 from inkzarr.nn.config import Augment, Config, Loss, Network, Scan, read_config
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "reference" / "settings.md"
 
 
 def test_a_file_gives_what_it_says_and_defaults_for_the_rest(tmp_path):
@@ -83,3 +84,10 @@ def test_the_page_of_settings_has_every_key_with_its_default(tmp_path):
     )
     for model, table in (*tables, (Scan, whole["scans"][0])):
         assert set(table) == set(model.model_fields)
+
+
+@pytest.mark.parametrize("page", ["training.md", "explanation/real_papyrus.md"])
+def test_the_files_in_the_docs_are_read(page, tmp_path):
+    [text] = re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    (tmp_path / "run.toml").write_text(text)
+    assert read_config(tmp_path / "run.toml").network.f_maps == 8
