@@ -12,6 +12,9 @@ from PIL import Image
 import inkzarr
 from inkzarr.components import ComponentSettings
 from inkzarr.core.cluster import DaskCluster
+from inkzarr.core.patches import Patches
+from inkzarr.core.ppm import write_ppm
+from inkzarr.core.surface import open_surface
 from inkzarr.evaluate import EvaluateSettings, evaluate
 from inkzarr.info import info
 from inkzarr.nn.checkpoint import load_checkpoint, save_checkpoint
@@ -94,8 +97,13 @@ def test_cards(evil, tmp_path):
     torch.manual_seed(0)
     unet = tmp_path / f"{EVIL}.pt"
     save_checkpoint(unet, UNet3D(f_maps=4, levels=2), lineage={EVIL: SCRIPT, "source": EVIL})
+    points = np.stack(np.meshgrid(np.arange(4.0), np.arange(5.0), [1.0]), -1).reshape(5, 4, 3)
+    segment = tmp_path / f"{EVIL}.ppm"
+    write_ppm(segment, points, np.broadcast_to([1.0, 0.0, 0.0], points.shape))
     for shown in (
         info(evil)._repr_html_(),
+        open_surface(str(segment))._repr_html_(),
+        Patches(np.zeros((1, 3), np.int64), lineage={EVIL: SCRIPT, "source": EVIL})._repr_html_(),
         load_checkpoint(unet)._repr_html_(),
         DaskCluster(SCRIPT, f"http://127.0.0.1/{SCRIPT}", 2)._repr_html_(),
     ):
