@@ -10,7 +10,7 @@ demo: $(VENV)/user.done  ## the main job, end to end, on the synthetic scroll
 	$(BIN)/inkzarr demo demo
 
 test: check browser $(VENV)-light/light.done  ## all checks and tests; only those that need a CUDA device are left out
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --numprocesses auto --maxprocesses 4 --dist worksteal --durations 20
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 	$(VENV)-light/bin/python -m pytest tests/test_light.py
 
