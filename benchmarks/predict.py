@@ -9,8 +9,9 @@ process of its own, in turn (A B C, A B C): ours with its own form of the networ
 pytorch-3dunet's. "network" is the time spent inside it, counted within the run, so that a noisy machine does
 not show as overhead; "outside" is all the rest: for ours reading, blending, writing, the ledger; for the
 peers, whose input and result lie in memory, blending alone, by the clock and in seconds of the processors,
-which others' load changes less. Its floor is what must be moved: a window's
-probabilities and weights read, its sums read and written (32 MB), at the speed of copying memory here.
+which others' load changes less. Without a network all run twice in their process, and the second counts.
+The floor is what must be moved: a window's probabilities and weights read, its sums read and written (32 MB),
+at the speed of copying memory here.
 
 The three passes of vesuvius 0.2.4 (predict, blend, finalize) are no peer here: its predict cannot be imported
 in the peers' environment. It needs nest_asyncio, which it does not ask for; with that, it imports timm, and

@@ -42,10 +42,12 @@ def main():
 
     run("warm.zarr", "warm-ink.zarr")
     shape = zarr.open_array(f"{folder}/scan.zarr", mode="r").shape
-    spent[:], before = (0.0, 0.0), held("VmRSS")
+    before = held("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    began = time.perf_counter(), time.process_time()
-    run("scan.zarr", "ink.zarr")
+    for _ in range(1 if features else 2):
+        spent[:] = 0.0, 0.0
+        began = time.perf_counter(), time.process_time()
+        run("scan.zarr", "ink.zarr")
     told = {"total": time.perf_counter() - began[0], "network": spent[0]}
     told["cpu"] = time.process_time() - began[1] - spent[1]
     told["windows"] = settings.windows(Zyx(*shape)).counts.volume
