@@ -52,6 +52,20 @@ def two(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> str:
+    """A network small enough to be run many times."""
+    import torch
+
+    from inkzarr.nn.checkpoint import save_checkpoint
+    from inkzarr.nn.unet import UNet3D
+
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_checkpoint(path, UNet3D(f_maps=4, levels=2))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
 def moto():
     """URL of an S3 server in a process of its own."""
     pytest.importorskip("s3fs")

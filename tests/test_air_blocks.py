@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 import zarr
 
 from inkzarr.core.geometry import Box, Zyx
@@ -13,9 +12,7 @@ from inkzarr.core.ledger import Ledger
 from inkzarr.core.runner import _Task
 from inkzarr.core.store import open_stored, open_volume
 from inkzarr.nn import columns
-from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.columns import Columns, Leavings
-from inkzarr.nn.unet import UNet3D
 from inkzarr.predict import PredictSettings, plan_predict, predict, predict_volume
 from inkzarr.verify import verify
 
@@ -24,14 +21,6 @@ SETTINGS = PredictSettings(window=(32, 16, 16), block=128)
 SOLID = ((Box(Zyx(30, 10, 5), Zyx(90, 30, 38))), Box(Zyx(500, 130, 0), Zyx(560, 150, 30)))
 HELD = {(0, 0, 0), (384, 0, 0), (384, 128, 0), (512, 0, 0), (512, 128, 0)}
 """Where blocks begin that a window touches of which a chunk is stored."""
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    save_checkpoint(path, UNet3D(f_maps=4, levels=2))
-    return str(path)
 
 
 @pytest.fixture(scope="module")

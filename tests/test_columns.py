@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import zarr
 
 from inkzarr.core.geometry import Box, Zyx
@@ -14,21 +13,11 @@ from inkzarr.core.schema import VolumeSpec
 from inkzarr.core.store import open_volume
 from inkzarr.core.volume import StoredVolume
 from inkzarr.nn import columns
-from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.columns import Leavings, Left
 from inkzarr.nn.engine import Engine
-from inkzarr.nn.unet import UNet3D
 from inkzarr.predict import PredictSettings, plan_predict, predict, predict_volume
 
 SCROLL_1 = (14376, 7888, 8096)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    save_checkpoint(path, UNet3D(f_maps=4, levels=2))
-    return str(path)
 
 
 @pytest.fixture(scope="module")

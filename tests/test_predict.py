@@ -126,14 +126,6 @@ def test_a_constant_network_gives_a_constant(case, logit):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    save_checkpoint(path, UNet3D(f_maps=4, levels=2))
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def scan(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("scan") / "scan.zarr"
     voxels = np.random.default_rng(3).integers(0, 255, (150, 60, 140), np.uint8)
