@@ -43,7 +43,8 @@ PACKAGES = ["torch", "numpy", "numba", "zarr", "dask", "scipy", "monai", "pytorc
 HEAD = """# Results
 
 Written by `make bench` (`python -m benchmarks.report`). Only ratios within one table compare: a machine that
-does other work shows in all of its lines. What each line means stands at the top of the module.
+does other work shows in all of its lines. What each line means stands at the top of the module. A command
+with `--only`, `--case` or `--rounds` is a part of its module; modules without a section were not run since.
 """
 
 

@@ -3,9 +3,10 @@
     python -m benchmarks.scaling             # about ten minutes, 2 cores
     python -m benchmarks.scaling --quick     # a minute, as the tests run it
 
-scroll   14376 x 7888 x 8096 voxels of which one chunk in thousands is stored, the network replaced by a
-         constant: time of `--plan` for all of it, and of one column of blocks: until the first is written, a
-         block at the start and at the end
+scroll   14376 x 7888 x 8096 voxels of which one chunk in thousands is stored, one in every layer of the first
+         column among them, so that none of its blocks is left out as air; the network replaced by a constant:
+         time of `--plan` for all of it, and of one column of blocks: until the first is written, a block at
+         the start and at the end
 workers  the same volume with one worker process of a Dask cluster and with two
 memory   peak beyond the imports, of volumes of 256^3 to 1024^3 (constant network), beside MONAI and nnU-Net
 """
@@ -42,14 +43,16 @@ def network(folder: Path) -> str:
 
 
 def sparse(folder: Path, shape: tuple[int, ...], stored: int) -> str:
-    """A scan of which `stored` chunks, at random places, are there."""
+    """A scan of `stored` chunks at random places, and one in each layer of the first column."""
     scan = zarr.create_array(
         folder / "scan.zarr", shape=shape, chunks=(128,) * 3, dtype="uint8", zarr_format=2,
         chunk_key_encoding={"name": "v2", "separator": "/"}, fill_value=0,
     )  # fmt: skip
     scan[:128, :128, :128] = np.random.default_rng(0).integers(1, 9, (128,) * 3, np.uint8)
     chunk = (folder / "scan.zarr" / "0" / "0" / "0").read_bytes()
-    for index in np.random.default_rng(0).integers(0, [-(-n // 128) for n in shape], (stored, 3)):
+    counts = [-(-n // 128) for n in shape]
+    layers = [(z, 0, 0) for z in range(counts[0])]
+    for index in (*layers, *np.random.default_rng(0).integers(0, counts, (stored, 3))):
         place = folder.joinpath("scan.zarr", *map(str, index))
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(chunk)
@@ -85,7 +88,7 @@ def scroll(shape: tuple[int, ...], stored: int) -> None:
         1000 * (part[-1] - part[0]) / max(1, len(part) - 1)
         for part in (written[: tenth + 1], written[-tenth - 1 :])
     ]
-    print(f"\nscroll {shape}, {stored} chunks stored, no network")
+    print(f"\nscroll {shape}, {stored} chunks and a column stored, no network")
     print("  " + next(line for line in str(plan).splitlines() if line.startswith("redundancy")))
     print(f"  {'plan':<28} {planned:8.2f} s")
     print(f"  {'first block written after':<28} {written[0] - began:8.2f} s")

@@ -92,7 +92,9 @@ def test_a_run_that_was_stopped_is_taken_up(scan, checkpoint, whole, tmp_path, m
     assert predict_volume(scan, checkpoint, str(out), SETTINGS).resumed == len(HELD)
 
 
-def test_a_run_that_recorded_air_too_is_taken_up(scan, checkpoint, whole, tmp_path, monkeypatch):
+def test_a_ledger_that_does_not_say_what_is_left_out_is_taken_up(
+    scan, checkpoint, whole, tmp_path, monkeypatch
+):
     out = tmp_path / "ink.zarr"
     manifest = out / ".inkzarr" / "0" / "manifest.json"
     monkeypatch.setattr(_Task, "_write", lambda *_: 1 / 0)

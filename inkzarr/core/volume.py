@@ -158,6 +158,8 @@ class StoredVolume:
             return ""
         done = self.ledger.chunk_table().done[self.ledger.cells.slices]
         missing = f"{done.size - np.count_nonzero(done)} of {done.size} chunks are missing"
+        if ledger.manifest.sparse:  # those known to be empty have no record
+            missing = f"at most {missing}"
         return f"{without_secrets(self.url)} is unfinished: {AGAIN} ({missing})"
 
     def require_finished(self) -> None:
