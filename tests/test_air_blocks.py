@@ -147,3 +147,17 @@ def test_keys_that_are_no_chunks_are_not_taken_for_any(scan, tmp_path):
     np.testing.assert_array_equal(open_stored(str(copy)).stored_chunks(), before)
     (copy / "5.0.0").write_bytes(b"x")
     assert open_stored(str(copy)).stored_chunks().sum() == before.sum() + 1
+
+
+def test_a_line_lost_from_a_ledger_of_before_is_never_air(scan, checkpoint, whole, tmp_path):
+    out = tmp_path / "ink.zarr"
+    shutil.copytree(whole, out)
+    folder = out / ".inkzarr" / "0"
+    told = json.loads((folder / "manifest.json").read_text())
+    del told["sparse"], told["blocks"]
+    (folder / "manifest.json").write_text(json.dumps(told))
+    lines = (folder / "blocks.jsonl").read_text().splitlines(keepends=True)
+    (folder / "blocks.jsonl").write_text("".join(lines[1:]))
+    assert any(line.startswith("0/0/0/0 is not in the ledger") for line in verify(out).damaged)
+    predict_volume(scan, checkpoint, str(out), SETTINGS)
+    assert open_stored(str(out)).may_exceed(0)[:4, 0, 0].all()

@@ -10,7 +10,7 @@ from PIL import Image
 
 import inkzarr
 from inkzarr.cli import cli
-from inkzarr.core.errors import UnfinishedWarning
+from inkzarr.core.errors import InputError, UnfinishedWarning
 from inkzarr.core.ledger import Ledger
 from inkzarr.labels import LabelSettings
 from inkzarr.view import Viewing
@@ -97,3 +97,18 @@ def test_the_command_line_tells_in_one_line(running, monkeypatch):
     assert re.search(
         rf"^inkzarr: .*{TOLD.format(name=path.name, n=n, most=most(path))}$", done.stderr, re.MULTILINE
     )
+
+
+def test_a_run_whose_manifest_is_lost_is_not_taken_for_one_that_is_whole(running):
+    path, level, _ = running
+    for each in (path / ".inkzarr").iterdir():
+        (each / "manifest.json").rename(each / "kept")
+        (each / "blocks-1-000000.jsonl").touch()
+    try:
+        for ask in (lambda: opened(path, level), lambda: inkzarr.verify(path), lambda: inkzarr.info(path)):
+            with pytest.raises(InputError, match=r"has lost its manifest\.json: .* with --overwrite"):
+                ask()
+    finally:
+        for each in (path / ".inkzarr").iterdir():
+            (each / "kept").rename(each / "manifest.json")
+            (each / "blocks-1-000000.jsonl").unlink()

@@ -136,6 +136,10 @@ class Ledger:
             self.manifest = Manifest(**{name: _tuples(value) for name, value in {**data}.items()})
         return True
 
+    def headless(self) -> bool:
+        """Whether there are records but not what says of which run: that cannot be told from air."""
+        return self.store.supports_listing and bool(self._part_names())
+
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
         try:

@@ -23,6 +23,7 @@ from inkzarr.core.chunk_folder import ChunkFolder
 from inkzarr.core.errors import DiskError, InputError, StoreError, hide_secrets
 from inkzarr.core.schema import LEDGER_FOLDER, METADATA
 from inkzarr.core.traffic import Traffic
+from inkzarr.core.walk import keys_below
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
@@ -214,11 +215,11 @@ class CarefulStore(WrapperStore["Store"]):
 
     def list(self) -> AsyncIterator[str]:
         """All keys."""
-        return self._list("", self._store.list)
+        return self._list("", lambda: keys_below(self._store, ""))
 
     def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """All keys of a folder."""
-        return self._list(prefix, lambda: self._store.list_prefix(prefix))
+        return self._list(prefix, lambda: keys_below(self._store, prefix))
 
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """What lies directly in a folder."""

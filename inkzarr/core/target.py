@@ -75,7 +75,7 @@ def _begin_or_resume(job: Job, options: RunOptions, found: list[Ledger] | None, 
             ledger.begin(_manifest(job, spec, options))
         else:
             kept = ledger.manifest
-            sparse = kept.sparse or job.holds is not None
+            sparse = kept.sparse or (job.holds is not None and kept.state != DONE)
             ledger.manifest = replace(kept, command=options.command or kept.command, sparse=sparse)
             if job.more and ledger.manifest.state != DONE:
                 ledger.keep(set(job.blocks()))

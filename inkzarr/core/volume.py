@@ -123,11 +123,23 @@ class StoredVolume:
     def _load(self, read: Callable[[Ledger], bool]) -> Ledger | None:
         ledger = Ledger(*(self.beside or (self.array.store, self.level.path)))
         try:
-            return ledger if read(ledger) else None
+            if read(ledger):
+                return ledger
         except StoreError as error:
             if self.beside is None or not is_refusal(error):
                 raise
             return None  # who may read an array need not be allowed to look around it
+        try:
+            headless = ledger.headless()
+        except StoreError as error:
+            if not is_refusal(error):
+                raise
+            headless = False  # nor to list it
+        if headless:
+            told = f"the ledger of {self.url} has lost its manifest.json: what is missing may be air or not"
+            msg = f"{told}; write that volume afresh, with --overwrite"
+            raise InputError(msg)
+        return None
 
     @property
     def identity(self) -> dict[str, Any]:

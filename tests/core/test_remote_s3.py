@@ -111,11 +111,11 @@ def test_s3_missing_chunks_are_listed(s3):
 
 
 def sync_delete(stored):
-    """The ledger's manifest, so that only the list of chunks is left to tell."""
+    """The ledger, so that only the list of chunks is left to tell."""
     writable = open_store(
         stored.url, storage_options=stored.array.store._store.fs.storage_options, read_only=False
     )
-    sync(writable.delete(".inkzarr/0/manifest.json"))
+    sync(writable.delete_dir(".inkzarr/0"))
 
 
 def test_s3_that_cannot_be_had(s3, monkeypatch):
