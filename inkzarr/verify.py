@@ -18,7 +18,7 @@ from zarr.core.sync import sync
 
 from inkzarr.core.errors import DamageError, InputError, StoreError
 from inkzarr.core.geometry import Box, Grid, Zyx
-from inkzarr.core.ledger import DONE
+from inkzarr.core.ledger import DONE, STRUCK
 from inkzarr.core.lock import locked
 from inkzarr.core.progress import Progress, duration, size
 from inkzarr.core.records import ChunkTable
@@ -197,7 +197,8 @@ class Struck:
 def strike(report: VerifyReport, *, storage_options: dict[str, Any] | None = None) -> list[Struck]:
     """Delete the damaged chunks, and strike their blocks from the ledger: what made them computes them again.
 
-    Until then all readers refuse the volume as unfinished. The same command computes exactly these blocks.
+    Until then all readers refuse the volume as unfinished. The same command computes exactly these blocks. An
+    array of which an earlier repair was ended before its time is among them.
 
     Parameters
     ----------
@@ -221,16 +222,24 @@ def strike(report: VerifyReport, *, storage_options: dict[str, Any] | None = Non
     arrays = [
         stored
         for stored in open_all(report.url, storage_options=storage_options)
-        if stored.level.path in places
+        if stored.level.path in places or _was_struck(stored)
     ]
     for stored in arrays:
         if stored.beside is not None or stored.ledger is None:
             told = f"{report.url} has no ledger of its own, which a repair needs"
             msg = f"{told}: name the group that inkzarr wrote"
             raise InputError(msg)
+    if not arrays:
+        return []
     with locked(report.url, storage_options=storage_options):
         store = open_store(report.url, storage_options=storage_options, read_only=False)
-        return [_strike_array(stored, places[stored.level.path], store) for stored in arrays]
+        return [_strike_array(stored, places.get(stored.level.path, ()), store) for stored in arrays]
+
+
+def _was_struck(stored: StoredVolume) -> bool:
+    """Whether an earlier repair was ended before its blocks were computed."""
+    ledger = None if stored.beside is not None else stored.ledger
+    return ledger is not None and ledger.manifest is not None and ledger.manifest.state == STRUCK
 
 
 def _strike_array(stored: StoredVolume, places: tuple[Zyx, ...], store: Store) -> Struck:
@@ -242,7 +251,8 @@ def _strike_array(stored: StoredVolume, places: tuple[Zyx, ...], store: Store) -
     ledger.store = store
     grid = Grid(stored.shape, stored.chunks)
     damaged = np.zeros(grid.counts, bool)
-    damaged[tuple(np.transpose(places))] = True
+    for place in places:
+        damaged[place] = True
     lost = {box for box in ledger.records if damaged[grid.cells(box).slices].any()}
     ledger.strike(lost)
     for key in sorted({_key(stored, index) for index in places}):

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import click
 import numpy as np
 import pytest
 import tifffile
@@ -11,7 +12,7 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image
 
-from inkzarr.cli import cli
+from inkzarr.cli import cli, to_go_on
 from inkzarr.core import lock, runner
 from inkzarr.core.errors import DamageError, InkzarrError, InputError
 from inkzarr.core.geometry import Zyx
@@ -206,3 +207,24 @@ def test_what_cannot_be_repaired_is_left_as_it_is(made, tmp_path, monkeypatch):
         strike(verify(volume))
     (volume / LOCK).unlink()
     assert tree(tmp_path) == before
+
+
+def test_a_repair_that_was_interrupted_is_taken_up(made, tmp_path, monkeypatch):
+    volume = tmp_path / "scan.zarr"
+    shutil.copytree(made / "scan.zarr", volume)
+    whole = tree(volume)
+    flip_and_delete(chunks(volume, "0"))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner._Task, "_write", interrupted)
+    words = ["verify", str(volume), "--repair"]
+    with pytest.raises((KeyboardInterrupt, click.Abort)):
+        cli.main(words, standalone_mode=False)
+    assert to_go_on(words).endswith(f"To go on: inkzarr verify {volume} --repair")
+    assert to_go_on(words[:2]) == ""
+    monkeypatch.undo()
+    assert tree(volume) != whole
+    run("verify", volume, "--repair")
+    assert tree(volume) == whole

@@ -51,9 +51,12 @@ RESUMABLE = (
     "components",
     "pyramid",
     "demo",
+    "verify",
 )
 LABELS = "--labels"
 """All that `components` keeps of a run that was interrupted."""
+REPAIR = "--repair"
+"""Without which `verify` writes nothing."""
 STORAGE, HIDDEN = "--storage-options", "..."
 RESUMED = ("pretrain", "train")
 """Those that resume only where told to."""
@@ -105,7 +108,8 @@ def to_go_on(given: Sequence[str]) -> str:
     '; what is written stays. To go on: inkzarr ingest slices scan.zarr'
     """
     stage = given[0] if given else ""
-    kept = stage in RESUMABLE and (stage != "components" or any(word.startswith(LABELS) for word in given))
+    needed = {"components": LABELS, "verify": REPAIR}.get(stage, "")
+    kept = stage in RESUMABLE and any(word.startswith(needed) for word in given)
     if not kept:
         return ""
     again = shlex.join(["inkzarr", *_told(word for word in given if word != "--overwrite")])

@@ -31,15 +31,14 @@ def command(context: click.Context, url: str, repair: bool, storage_options: dic
 
     report = verify(url, storage_options=storage_options)
     click.echo(report)
-    if repair and report.damaged:
-        _repair(context, report, storage_options)
+    if repair and _repair(context, report, storage_options):
         report = verify(url, storage_options=storage_options)
         click.echo(report)
     report.raise_for_damage()
 
 
-def _repair(context: click.Context, report: VerifyReport, storage_options: dict[str, Any] | None) -> None:
-    """Strike the damaged blocks, and run what computes them again, once each."""
+def _repair(context: click.Context, report: VerifyReport, storage_options: dict[str, Any] | None) -> bool:
+    """Strike the damaged blocks, and run what computes them again, once each; whether there were any."""
     from inkzarr.core.errors import DamageError
     from inkzarr.core.ledger import OUT
     from inkzarr.verify import strike
@@ -58,3 +57,4 @@ def _repair(context: click.Context, report: VerifyReport, storage_options: dict[
         click.echo(f"repair: {what}, by inkzarr {' '.join(words)}", err=True)
         again = [report.url if word == OUT else word for word in words]
         context.find_root().command.main([*again, *options], prog_name="inkzarr", standalone_mode=False)
+    return bool(struck)
