@@ -113,6 +113,16 @@ def test_resuming_a_finished_run_changes_nothing(home, undisturbed, tmp_path):
     assert_same_run(tmp_path / "run", undisturbed)
 
 
+def test_a_folder_of_others_is_left_as_it_is(home, tmp_path):
+    strays = [tmp_path / "run" / ".film.mp4.partial", tmp_path / "run" / "deep" / ".last.pt.partial"]
+    strays[1].parent.mkdir(parents=True)
+    for stray in strays:
+        stray.touch()
+    with pytest.raises(InputError, match="exists: add --resume"):
+        run(home, tmp_path / "run", settings(home, workers=1))
+    assert all(stray.exists() for stray in strays)
+
+
 @pytest.mark.slow
 def test_readers_change_nothing(home, undisturbed, tmp_path):
     done = script(home, tmp_path / "run", workers=2)

@@ -43,6 +43,7 @@ def whole(out: Path) -> Iterator[Path]:
     >>> out.read_text()
     'all of it'
     """
+    out = out.resolve() if out.is_symlink() else out
     folder = out.absolute().parent
     if not folder.is_dir():
         msg = f"{out} cannot be written: {folder} is no folder: create it, or choose another place"
@@ -50,18 +51,29 @@ def whole(out: Path) -> Iterator[Path]:
     partial, before = (out.with_name(f".{out.name}.{state}") for state in ("partial", "before"))
     with locked(str(folder), name=f".{out.name}.lock"):
         try:
+            _restore(before, out)
             _remove(partial)
             yield partial
             if partial.is_dir() and out.is_dir():  # which no folder can replace
                 _remove(before)
                 out.replace(before)
-            partial.replace(out)
+            try:
+                partial.replace(out)
+            except BaseException:
+                _restore(before, out)
+                raise
             _remove(before)
         except OSError as error:
             msg = f"{out} cannot be written ({error}): make room or choose another place, and run again"
             raise InputError(msg) from error
         finally:
             _remove(partial)
+
+
+def _restore(before: Path, out: Path) -> None:
+    """Put back what was there, where a run ended after it moved that away and before the new came."""
+    if before.exists() and not out.exists():
+        before.replace(out)
 
 
 def _remove(path: Path) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from inkzarr.nn.unet import UNet3D
 
 STATE_VERSION = 1
+WRITTEN = ("config.toml", "last.pt", "best.pt", "state.pt", "log.jsonl", "samples/epoch_")
 
 
 @dataclass
@@ -114,8 +115,6 @@ class RunFolder:
         """
         if not self.writes:
             return None
-        for stray in self.path.rglob(".*.partial"):  # of a run that was killed
-            stray.unlink()
         writer = _board_writer() if config.tensorboard else None
         if not resume and any(each.name != LOCK for each in self.path.iterdir()):
             msg = f"{self.path} exists: add --resume to go on with its run, or name another folder"
@@ -125,6 +124,7 @@ class RunFolder:
         state = self._state()
         if state is not None:
             self._refuse_other_run(state, config, inputs)
+        self._sweep()
         try:
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -212,6 +212,13 @@ class RunFolder:
                 "resume with those in its config.toml, or name another folder"
             )
             raise InputError(msg)
+
+    def _sweep(self) -> None:
+        """Delete what a run that was killed left half written."""
+        for place in (self.path / name for name in WRITTEN):
+            for stray in place.parent.glob(f".{place.name}*.partial"):
+                if stray.is_file():
+                    stray.unlink()
 
     def _cut_log(self, lines: int) -> None:
         """Drop what was logged after the state was saved: it comes again."""

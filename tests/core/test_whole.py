@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +87,47 @@ def test_of_two_that_write_one_file_the_second_is_refused(tmp_path):
         )
     assert f"a is being written by another run, process {os.getpid()} on " in done.stderr
     assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_folder_is_put_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, error):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("old")
+    honest = Path.replace
+
+    def ended(self, target):
+        if self.name == ".a.partial":
+            raise error
+        return honest(self, target)
+
+    def replaced():
+        with whole(tmp_path / "a") as partial:
+            written(partial, "new")
+
+    monkeypatch.setattr(Path, "replace", ended)
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        replaced()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"a", "a/old"}
+
+
+def test_what_a_run_moved_away_before_it_was_killed_is_there_again(tmp_path):
+    (tmp_path / ".a.before").mkdir()
+    (tmp_path / ".a.before" / "old").write_text("old")
+
+    def fail():
+        with whole(tmp_path / "a"):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (tmp_path / "a" / "old").read_text() == "old"
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a").symlink_to(tmp_path / "there")
+    for name in ("1", "2"):
+        with whole(tmp_path / "a") as partial:
+            written(partial, name)
+        assert [path.name for path in (tmp_path / "there").iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "there"}
