@@ -12,6 +12,8 @@ axis, with a kernel (w0, w1, w2), an output voxel sees no more than two voxels o
 In space that makes eight phases, each a 2x2x2 convolution of the small map whose result is every second
 voxel of the output: 8 taps where there were 27. Past the border both see zeros.
 
+**Fewer products.** On a CPU large maps take `inkzarr.nn.winograd` in place of both, which needs fewer still.
+
 **The join.** A convolution of joined channels is the sum of two, so the joined map is never stored either.
 Its GroupNorm needs the mean and variance of every channel, and a doubled map has those of the small one;
 the normalisation is applied to each part before its convolution, so that the zero padding stays zero.
@@ -24,19 +26,25 @@ which is no slower: the logits of a window are the same bits whatever its batch 
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inkzarr.nn import winograd
 from inkzarr.nn.unet import SingleConv, UNet3D, check_window
 
 LAST = torch.channels_last_3d
 PHASES = tuple(itertools.product((0, 1), repeat=3))
+FEW = 16
+"""Outputs of a layer up to which oneDNN is no slower than `winograd`."""
 PIECE = 2**18  # voxels times channels that stay in a core's cache
 
 
@@ -64,6 +72,16 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         variances.append((piece - mean[..., None, None]).square_().mean(4).mean(3))
     mean, variance = torch.cat(means, 2).double(), torch.cat(variances, 2).double()
     return mean.mean(2), variance.mean(2) + mean.var(2, correction=0)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Max-pooling by 2, axis by axis: torch's own is slow on a CPU where channels are last."""
+    if x.device.type != "cpu":
+        return F.max_pool3d(x, 2)
+    for axis in (2, 3, 4):
+        even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
+        x = torch.maximum(even, odd)
+    return x
 
 
 def convolve(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
@@ -104,22 +122,45 @@ def apply_(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return x.mul_(scale.to(x.dtype)).add_(shift.to(x.dtype))
 
 
+class Room(threading.local):
+    """Memory for a map, one in each thread: the next window's lies there too, as new pages cost time."""
+
+    def __init__(self) -> None:
+        self._held = np.empty(0, np.float32)
+
+    def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Whatever lies there, in another shape."""
+        count = math.prod(shape)
+        if self._held.size < count:
+            self._held = np.empty(count, np.float32)  # of huge pages, unlike torch's
+        return self._held[:count].reshape(shape)
+
+
 @dataclass(frozen=True)
 class Conv:
     """GroupNorm, convolution, ReLU; overwrites the map that it is given."""
 
     norm: Norm
     kernel: Tensor  # (outputs, inputs, 3, 3, 3)
+    room: Room
 
     @classmethod
-    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device) -> Conv:
+    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device, room: Room) -> Conv:
         """The same layer as the module's."""
         kernel = layer.conv.weight.detach().to(device, dtype, memory_format=LAST, copy=True)
-        return cls(Norm.of(layer.groupnorm, device), kernel)
+        return cls(Norm.of(layer.groupnorm, device), kernel, room)
+
+    @cached_property
+    def matrices(self) -> np.ndarray:
+        """Of the kernel, made when they are first needed: of small maps never."""
+        return winograd.matrices(self.kernel)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, inputs, Z, Y, X) -> (N, outputs, Z, Y, X)."""
-        x = apply_(x, *self.norm.affine(*moments(x)))
+        affine = self.norm.affine(*moments(x))
+        if len(self.kernel) > FEW and winograd.takes(x, self.kernel):
+            return winograd.convolve([(x, *affine)], self.matrices, self.room)
+        x = apply_(x, *affine)
         return convolve(x.to(self.kernel.dtype), self.kernel, padding=1).relu_()
 
 
@@ -130,12 +171,15 @@ class Join:
     norm: Norm  # of the joined channels, the skip map's first
     skip_kernel: Tensor  # (outputs, skip, 3, 3, 3)
     phase_kernels: tuple[Tensor, ...]  # in the order of PHASES, each (outputs, small, 2, 2, 2)
+    kernel: Tensor  # of the joined channels, (outputs, skip + small, 3, 3, 3)
+    room: Room
 
     @classmethod
-    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device) -> Join:
+    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device, room: Room) -> Join:
         """The same layer as the module's, of whose channels the outputs' number come from the skip map."""
-        kernel = layer.conv.weight.detach().double()
-        skip, small = kernel.tensor_split([kernel.shape[0]], dim=1)
+        kernel = layer.conv.weight.detach().to(device, dtype, copy=True)
+        whole = layer.conv.weight.detach().double()
+        skip, small = whole.tensor_split([len(whole)], dim=1)
         phases = []
         for phase in PHASES:
             taps = small
@@ -143,15 +187,22 @@ class Join:
                 w0, w1, w2 = taps.split(1, axis)
                 taps = torch.cat((w0 + w1, w2) if odd else (w0, w1 + w2), axis)
             phases.append(taps.to(device, dtype, memory_format=LAST))
-        return cls(
-            Norm.of(layer.groupnorm, device), skip.to(device, dtype, memory_format=LAST), tuple(phases)
-        )
+        skip = skip.to(device, dtype, memory_format=LAST)
+        return cls(Norm.of(layer.groupnorm, device), skip, tuple(phases), kernel, room)
+
+    @cached_property
+    def matrices(self) -> np.ndarray:
+        """Of the kernel, made when they are first needed: of small maps never."""
+        return winograd.matrices(self.kernel)
 
     def __call__(self, skip: Tensor, small: Tensor) -> Tensor:
         """(N, skip, Z, Y, X) and (N, small, Z/2, Y/2, X/2) -> (N, outputs, Z, Y, X)."""
         parts = zip(moments(skip), moments(small), strict=True)
         scale, shift = self.norm.affine(*(torch.cat(part, 1) for part in parts))
         cut = skip.shape[1]
+        if winograd.takes(skip, self.kernel):
+            maps = [(skip, scale[:, :cut], shift[:, :cut]), (small, scale[:, cut:], shift[:, cut:])]
+            return winograd.convolve(maps, self.matrices, self.room)
         out = convolve(apply_(skip, scale[:, :cut], shift[:, :cut]), self.skip_kernel, padding=1)
         small = F.pad(apply_(small, scale[:, cut:], shift[:, cut:]), (1,) * 6)
         depth, height, width = (size - 1 for size in small.shape[2:])
@@ -213,10 +264,16 @@ def prepare(
         (block.basic_module.SingleConv1, block.basic_module.SingleConv2)
         for block in (*model.encoders, *model.decoders)
     ]
-    encoders = [tuple(Conv.of(layer, dtype, device) for layer in pair) for pair in layers[: model.levels]]
+    rooms = [
+        (Room(), Room()) for _ in range(model.levels)
+    ]  # a decoder writes over its encoder's, read by then
+    encoders = [
+        tuple(Conv.of(layer, dtype, device, room) for layer, room in zip(pair, two, strict=True))
+        for pair, two in zip(layers, rooms, strict=False)
+    ]
     decoders = [
-        (Join.of(first, dtype, device), Conv.of(second, dtype, device))
-        for first, second in layers[model.levels :]
+        (Join.of(first, dtype, device, one), Conv.of(second, dtype, device, other))
+        for (first, second), (one, other) in zip(layers[model.levels :], rooms[-2::-1], strict=True)
     ]
     weights: dict[str, Tensor] = model.state_dict()
     final = weights["final_conv.weight"].to(device, dtype, memory_format=LAST, copy=True)
@@ -227,7 +284,7 @@ def prepare(
         x = windows.to(device, torch.float32, copy=True, memory_format=LAST)
         skips: list[Tensor] = []
         for level, (first, second) in enumerate(encoders):
-            x = second(first(F.max_pool3d(x, 2) if level else x))
+            x = second(first(halve(x) if level else x))
             skips.append(x)
         skips.pop()
         for join, second in decoders:

@@ -46,8 +46,9 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_published_architecture():
-    assert difference(network(f_maps=32, levels=5), windows(1, 1, 32, 48, 16)) < 1e-4
+@pytest.mark.parametrize("window", [(32, 48, 16), (16, 32, 64)])
+def test_published_architecture(window):
+    assert difference(network(f_maps=32, levels=5), windows(1, 1, *window)) < 1e-4
 
 
 @given(
