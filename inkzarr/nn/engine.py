@@ -15,7 +15,7 @@ import torch
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import AXES, check_axes
 from inkzarr.nn.checkpoint import Checkpoint, Normalisation, load_checkpoint
-from inkzarr.nn.fast import out_of_memory, prepare
+from inkzarr.nn.fast import Prepared, out_of_memory, prepare
 from inkzarr.nn.unet import UNet3D, check_window
 
 if TYPE_CHECKING:
@@ -191,9 +191,10 @@ class Engine:
             part = windows[len(results) : len(results) + self.batch]
             try:
                 results += self._run(part, dtype)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
+                self.release()
                 torch.cuda.empty_cache()
                 if self.batch == 1:
                     shape = tuple(part[0].shape)
@@ -202,6 +203,11 @@ class Engine:
                 self.batch //= 2
                 log.warning("%s is out of memory: going on with batches of %d", self.device, self.batch)
         return results
+
+    def release(self) -> None:
+        """Give back the memory that a CPU keeps from window to window."""
+        if isinstance(self._forward, Prepared):
+            self._forward.release()
 
     def _run(self, part: list[Tensor], dtype: np.dtype[Any]) -> list[Tensor]:
         scaled = [self.normalisation.scale(window, dtype).permute(self._to_network) for window in part]

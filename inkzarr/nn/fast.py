@@ -12,11 +12,11 @@ axis, with a kernel (w0, w1, w2), an output voxel sees no more than two voxels o
 In space that makes eight phases, each a 2x2x2 convolution of the small map whose result is every second
 voxel of the output: 8 taps where there were 27. Past the border both see zeros.
 
-**Fewer products.** On a CPU large maps take `inkzarr.nn.winograd` in place of both, which needs fewer still.
-
 **The join.** A convolution of joined channels is the sum of two, so the joined map is never stored either.
 Its GroupNorm needs the mean and variance of every channel, and a doubled map has those of the small one;
 the normalisation is applied to each part before its convolution, so that the zero padding stays zero.
+
+**Fewer products.** On a CPU large maps are convolved by `inkzarr.nn.winograd`, not by oneDNN or in phases.
 
 **Same bits.** How torch's CPU kernels order their sums depends on the number of threads and on the batch. So
 there each window runs by itself in a worker of one thread, as many windows at a time as torch has threads,
@@ -31,7 +31,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -43,8 +42,6 @@ from inkzarr.nn.unet import SingleConv, UNet3D, check_window
 
 LAST = torch.channels_last_3d
 PHASES = tuple(itertools.product((0, 1), repeat=3))
-FEW = 16
-"""Outputs of a layer up to which oneDNN is no slower than `winograd`."""
 PIECE = 2**18  # voxels times channels that stay in a core's cache
 
 
@@ -122,8 +119,8 @@ def apply_(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return x.mul_(scale.to(x.dtype)).add_(shift.to(x.dtype))
 
 
-class Room(threading.local):
-    """Memory for a map, one in each thread: the next window's lies there too, as new pages cost time."""
+class Room:
+    """Memory for a map: the next window's lies there too, as new pages cost time."""
 
     def __init__(self) -> None:
         self._held = np.empty(0, np.float32)
@@ -132,52 +129,51 @@ class Room(threading.local):
         """Whatever lies there, in another shape."""
         count = math.prod(shape)
         if self._held.size < count:
+            self._held = np.empty(0, np.float32)
             self._held = np.empty(count, np.float32)  # of huge pages, unlike torch's
         return self._held[:count].reshape(shape)
 
 
+Rooms = list[tuple[Room, Room]]
+Forward = Callable[[Tensor, Rooms], Tensor]
+
+
 @dataclass(frozen=True)
 class Conv:
-    """GroupNorm, convolution, ReLU; overwrites the map that it is given."""
+    """GroupNorm, convolution, ReLU; may overwrite the map that it is given and leave its own in a room."""
 
     norm: Norm
     kernel: Tensor  # (outputs, inputs, 3, 3, 3)
-    room: Room
+    tiled: winograd.Tiled | None
 
     @classmethod
-    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device, room: Room) -> Conv:
+    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device) -> Conv:
         """The same layer as the module's."""
         kernel = layer.conv.weight.detach().to(device, dtype, memory_format=LAST, copy=True)
-        return cls(Norm.of(layer.groupnorm, device), kernel, room)
+        return cls(Norm.of(layer.groupnorm, device), kernel, winograd.Tiled.of(kernel, doubles=False))
 
-    @cached_property
-    def matrices(self) -> np.ndarray:
-        """Of the kernel, made when they are first needed: of small maps never."""
-        return winograd.matrices(self.kernel)
-
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, room: Room) -> Tensor:
         """(N, inputs, Z, Y, X) -> (N, outputs, Z, Y, X)."""
         affine = self.norm.affine(*moments(x))
-        if len(self.kernel) > FEW and winograd.takes(x, self.kernel):
-            return winograd.convolve([(x, *affine)], self.matrices, self.room)
+        if self.tiled and self.tiled.takes(x):
+            return self.tiled.convolve((x, *affine), None, room((*x.shape[2:], len(self.kernel))))
         x = apply_(x, *affine)
         return convolve(x.to(self.kernel.dtype), self.kernel, padding=1).relu_()
 
 
 @dataclass(frozen=True)
 class Join:
-    """The first convolution of a decoder; overwrites both maps, and the small one is never doubled."""
+    """The first convolution of a decoder, as `Conv`; the small map is never doubled."""
 
     norm: Norm  # of the joined channels, the skip map's first
     skip_kernel: Tensor  # (outputs, skip, 3, 3, 3)
     phase_kernels: tuple[Tensor, ...]  # in the order of PHASES, each (outputs, small, 2, 2, 2)
-    kernel: Tensor  # of the joined channels, (outputs, skip + small, 3, 3, 3)
-    room: Room
+    tiled: winograd.Tiled | None  # of the joined channels
 
     @classmethod
-    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device, room: Room) -> Join:
+    def of(cls, layer: SingleConv, dtype: torch.dtype, device: torch.device) -> Join:
         """The same layer as the module's, of whose channels the outputs' number come from the skip map."""
-        kernel = layer.conv.weight.detach().to(device, dtype, copy=True)
+        tiled = winograd.Tiled.of(layer.conv.weight.detach().to(device, dtype, copy=True), doubles=True)
         whole = layer.conv.weight.detach().double()
         skip, small = whole.tensor_split([len(whole)], dim=1)
         phases = []
@@ -188,21 +184,17 @@ class Join:
                 taps = torch.cat((w0 + w1, w2) if odd else (w0, w1 + w2), axis)
             phases.append(taps.to(device, dtype, memory_format=LAST))
         skip = skip.to(device, dtype, memory_format=LAST)
-        return cls(Norm.of(layer.groupnorm, device), skip, tuple(phases), kernel, room)
+        return cls(Norm.of(layer.groupnorm, device), skip, tuple(phases), tiled)
 
-    @cached_property
-    def matrices(self) -> np.ndarray:
-        """Of the kernel, made when they are first needed: of small maps never."""
-        return winograd.matrices(self.kernel)
-
-    def __call__(self, skip: Tensor, small: Tensor) -> Tensor:
+    def __call__(self, skip: Tensor, small: Tensor, room: Room) -> Tensor:
         """(N, skip, Z, Y, X) and (N, small, Z/2, Y/2, X/2) -> (N, outputs, Z, Y, X)."""
         parts = zip(moments(skip), moments(small), strict=True)
         scale, shift = self.norm.affine(*(torch.cat(part, 1) for part in parts))
         cut = skip.shape[1]
-        if winograd.takes(skip, self.kernel):
-            maps = [(skip, scale[:, :cut], shift[:, :cut]), (small, scale[:, cut:], shift[:, cut:])]
-            return winograd.convolve(maps, self.matrices, self.room)
+        if self.tiled and self.tiled.takes(skip):
+            large = skip, scale[:, :cut], shift[:, :cut]
+            doubled = small, scale[:, cut:], shift[:, cut:]
+            return self.tiled.convolve(large, doubled, room((*skip.shape[2:], len(self.skip_kernel))))
         out = convolve(apply_(skip, scale[:, :cut], shift[:, :cut]), self.skip_kernel, padding=1)
         small = F.pad(apply_(small, scale[:, cut:], shift[:, cut:]), (1,) * 6)
         depth, height, width = (size - 1 for size in small.shape[2:])
@@ -214,7 +206,7 @@ class Join:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether a device, or this machine, has no more memory: torch tells a CPU's in words alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def single_threaded(workers: int) -> ThreadPoolExecutor:
@@ -233,9 +225,46 @@ def single_threaded(workers: int) -> ThreadPoolExecutor:
     return pool
 
 
+class Prepared:
+    """A network's forward pass on a device; see `prepare`.
+
+    Parameters
+    ----------
+    forward : callable
+        From windows to logits, given two rooms for each level.
+    device : torch.device
+        On a CPU each window is run on a thread of its own.
+    levels : int
+        Of the network.
+    """
+
+    def __init__(self, forward: Forward, device: torch.device, levels: int) -> None:
+        self._forward, self._levels = forward, levels
+        self._pool = single_threaded(torch.get_num_threads()) if device.type == "cpu" else None
+        self._spare: list[Rooms] = []
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """Logits of windows."""
+        check_window(windows.shape[2:], self._levels)
+        if self._pool is None:
+            return self._run(windows)
+        return torch.cat(list(self._pool.map(self._run, windows.split(1))))
+
+    def _run(self, windows: Tensor) -> Tensor:
+        rooms = self._spare.pop() if self._spare else [(Room(), Room()) for _ in range(self._levels)]
+        try:
+            return self._forward(windows, rooms)
+        finally:
+            self._spare.append(rooms)
+
+    def release(self) -> None:
+        """Give back the memory that is kept for windows to come."""
+        self._spare.clear()
+
+
 def prepare(
     model: UNet3D, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-) -> Callable[[Tensor], Tensor]:
+) -> Prepared:
     """Prepare the network's weights once, for many windows.
 
     Parameters
@@ -249,9 +278,10 @@ def prepare(
 
     Returns
     -------
-    callable
-        From normalised windows (N, in_channels, Z, Y, X), of any device, to their logits (N, out_channels,
-        Z, Y, X), float32, on `device`. It raises InputError where a size is not a multiple of 2^(levels-1).
+    Prepared
+        A callable, from normalised windows (N, in_channels, Z, Y, X), of any device, to their logits (N,
+        out_channels, Z, Y, X), float32, on `device`. It raises InputError where a size is not a multiple of
+        2^(levels-1).
 
     Examples
     --------
@@ -264,38 +294,27 @@ def prepare(
         (block.basic_module.SingleConv1, block.basic_module.SingleConv2)
         for block in (*model.encoders, *model.decoders)
     ]
-    rooms = [
-        (Room(), Room()) for _ in range(model.levels)
-    ]  # a decoder writes over its encoder's, read by then
-    encoders = [
-        tuple(Conv.of(layer, dtype, device, room) for layer, room in zip(pair, two, strict=True))
-        for pair, two in zip(layers, rooms, strict=False)
-    ]
+    encoders = [tuple(Conv.of(layer, dtype, device) for layer in pair) for pair in layers[: model.levels]]
     decoders = [
-        (Join.of(first, dtype, device, one), Conv.of(second, dtype, device, other))
-        for (first, second), (one, other) in zip(layers[model.levels :], rooms[-2::-1], strict=True)
+        (Join.of(first, dtype, device), Conv.of(second, dtype, device))
+        for first, second in layers[model.levels :]
     ]
     weights: dict[str, Tensor] = model.state_dict()
     final = weights["final_conv.weight"].to(device, dtype, memory_format=LAST, copy=True)
     bias = weights["final_conv.bias"].to(device, torch.float32, copy=True)[:, None, None, None]
 
     @torch.inference_mode()
-    def forward(windows: Tensor) -> Tensor:
+    def forward(windows: Tensor, rooms: Rooms) -> Tensor:
         x = windows.to(device, torch.float32, copy=True, memory_format=LAST)
         skips: list[Tensor] = []
-        for level, (first, second) in enumerate(encoders):
-            x = second(first(halve(x) if level else x))
+        for (first, second), (one, other) in zip(encoders, rooms, strict=True):
+            x = second(first(halve(x) if skips else x, one), other)
             skips.append(x)
         skips.pop()
         for join, second in decoders:
-            x = second(join(skips.pop(), x))
+            one, other = rooms[len(skips) - 1]  # of which both maps were read when they are written over
+            x = second(join(skips.pop(), x, one), other)
         logits: Tensor = convolve(x, final, padding=0).float() + bias
         return logits
 
-    pool = single_threaded(torch.get_num_threads()) if device.type == "cpu" else None
-
-    def run(windows: Tensor) -> Tensor:
-        check_window(windows.shape[2:], model.levels)
-        return forward(windows) if pool is None else torch.cat(list(pool.map(forward, windows.split(1))))
-
-    return run
+    return Prepared(forward, device, model.levels)

@@ -153,6 +153,7 @@ def fit(  # noqa: PLR0913, PLR0915, C901 - one loop, to be read from top to bott
                 folder.checkpoint(model, task.normalisation, about, better=score > run.best)
                 if processes.first:
                     folder.picture(epoch, task.picture(net, device))
+                del net  # and the memory that it keeps
             run.best, run.spent = max(run.best, score), time.monotonic() - began
             entry = {"epoch": epoch, "step": run.step, "loss": loss, **told, **run.tally.told()}
             entry |= {"rate": group["lr"], "seconds": round(run.spent, 2), "done": over}

@@ -81,6 +81,7 @@ def predict_block(voxels: np.ndarray, block: Box, sums: Sums, engine: Engine, *,
                 cut = [_cut(on_device, windows.box(index), origin) for index in batch]
                 sums.add(batch, engine.probabilities(cut, voxels.dtype))
                 tick(len(batch))
+        engine.release()
         sums.finish(block.stop.z, out, block)
         sums.layer = touching.stop.z
         result = engine.download(out)

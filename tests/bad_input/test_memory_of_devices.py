@@ -7,7 +7,9 @@ import torch
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Zyx
 from inkzarr.nn.engine import Engine
+from inkzarr.nn.fast import Room
 from inkzarr.nn.gradients import Gradients
+from inkzarr.nn.unet import UNet3D
 from inkzarr.predict import PredictSettings
 
 
@@ -21,6 +23,16 @@ class Huge(torch.nn.Module):
 def test_a_cpu_out_of_memory_is_told_as_a_gpu_is():
     with pytest.raises(InputError, match=r"one window of \(4, 4, 4\) does not fit the memory of cpu"):
         Engine(Huge(), batch=2, device="cpu").probabilities([torch.zeros(4, 4, 4)], np.dtype("uint8"))
+
+
+def test_room_for_maps_that_cannot_be_had_is_told_too(monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Room, "__call__", full)
+    engine = Engine(UNet3D(f_maps=32, levels=2), batch=2, device="cpu")
+    with pytest.raises(InputError, match=r"one window of \(4, 4, 32\) does not fit the memory of cpu"):
+        engine.probabilities([torch.zeros(4, 4, 32)], np.dtype("uint8"))
 
 
 class Short(Gradients):

@@ -25,6 +25,11 @@ def network(seed=0, **options):
     return model
 
 
+TILED = {"f_maps": 32, "levels": 2}
+"""Of windows that are wide enough `inkzarr.nn.winograd` convolves nearly all."""
+routes = pytest.mark.parametrize(("options", "shape"), [({}, (16, 16, 16)), (TILED, (8, 8, 40))])
+
+
 def windows(*shape, seed=1):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -64,10 +69,18 @@ def test_any_architecture_and_window(f_maps, groups, channels, size, batch, seed
     assert difference(model, windows(batch, channels[0], *(4 * n for n in size), seed=seed)) < 1e-4
 
 
+@routes
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_windows_of_one_value(value):
+def test_windows_of_one_value(options, shape, value):
     """Nothing varies but near the border: a variance from squares and means would be lost."""
-    assert difference(network(), torch.full((1, 1, 16, 16, 16), value)) < 1e-4
+    assert difference(network(**options), torch.full((1, 1, *shape), value)) < 1e-4
+
+
+@routes
+def test_one_voxel_far_above_all_others(options, shape):
+    batch = windows(1, 1, *shape)
+    batch[0, 0, 3, 4, 5] = 1e4
+    assert difference(network(**options), batch) < 1e-4
 
 
 def test_reduced_precision_stays_near():
@@ -89,9 +102,10 @@ def test_same_bits_for_any_number_of_threads_and_any_batch(threads, options, sid
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
-def test_same_bits_from_many_callers(threads):
+@routes
+def test_same_bits_from_many_callers(threads, options, shape):
     threads(2)
-    fast, batch = prepare(network()), windows(4, 1, 16, 16, 16)
+    fast, batch = prepare(network(**options)), windows(4, 1, *shape)
     expected, results = fast(batch), {}
 
     def call(at):
@@ -105,8 +119,9 @@ def test_same_bits_from_many_callers(threads):
     assert torch.equal(torch.cat([results[at] for at in range(4)]), expected)
 
 
-def test_neither_input_nor_model_is_touched():
-    model, batch = network(), windows(2, 1, 8, 8, 8)
+@routes
+def test_neither_input_nor_model_is_touched(options, shape):
+    model, batch = network(**options), windows(2, 1, *shape)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     kept, fast = batch.clone(), prepare(model)
     first = fast(batch)
@@ -116,6 +131,26 @@ def test_neither_input_nor_model_is_touched():
         for parameter in model.parameters():
             parameter.zero_()
     assert torch.equal(fast(batch), first)
+
+
+def test_windows_of_other_sizes_in_turn():
+    """Maps lie where those of the window before lay; no result does."""
+    fast = prepare(network(**TILED))
+    batches = [
+        windows(1, 1, *shape) for shape in [(8, 8, 64), (4, 8, 32), (8, 8, 16), (8, 16, 64), (8, 8, 64)]
+    ]
+    found = [fast(batch) for batch in batches]
+    assert all(torch.equal(prepare(network(**TILED))(b), one) for b, one in zip(batches, found, strict=True))
+
+
+def test_memory_is_kept_for_as_many_windows_as_run_at_once(threads):
+    threads(4)
+    fast = prepare(network(**TILED))
+    for seed in range(8):
+        fast(windows(1, 1, 4, 4, 32, seed=seed))
+    assert len(fast._spare) == 1
+    fast.release()
+    assert not fast._spare
 
 
 def test_integers_and_other_layouts_are_taken():
