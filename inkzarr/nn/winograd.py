@@ -108,6 +108,11 @@ class Tiled:
         -------
         Tensor
             (1, outputs, Z, Y, X), its channels last: a view of `out`.
+
+        Raises
+        ------
+        ValueError
+            The maps, the kernel and `out` do not fit each other.
         """
         given, doubled = _arrays(large), _arrays(small) if small else NOTHING
         sizes = [tuple(part[0].shape[:3]) for part in (given, doubled)]
@@ -270,7 +275,7 @@ def _compute(parts, kernel, y, tiles, sums):
 
 @njit(nogil=True, cache=True)
 def _sums(outputs):
-    """Room for the four products along x, and for their sums along x, y and z."""
+    """Products, (kx), and their sums along x, (dx, ky), y, (dy, dx, kz), and z, (dz, dy, dx): each a row."""
     side = TILES * outputs
     return _zeros(4 * side), _zeros(8 * side), _zeros(16 * side), _zeros(8 * side)
 
