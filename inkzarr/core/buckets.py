@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.footprints import mark_cells
 from inkzarr.core.geometry import Box, Grid
 from inkzarr.core.surface import Surface
+from inkzarr.core.voting import mark_cells
 
 TILE = 64
 LONGEST = 64
