@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 LOCAL_THREADS, REMOTE_THREADS = 8, 32
 BYTES_IN_FLIGHT = 2**29
 """Decoded bytes of the chunks in flight, unless one chunk alone is larger."""
-SHOWN = 10
-NO_LEDGER = "no ledger"
+SHOWN, NO_LEDGER = 10, "no ledger"
+UNRECORDED = "is not in the ledger, which says that the run is done"
 CUT_SHORT = ("the body holds", "the blosc frame is cut short")
 """How `inkzarr.core.remote.CarefulStore` tells that a key is there but has fewer bytes than it must."""
 
@@ -58,7 +58,7 @@ class LevelCheck:
     damaged : tuple of str
         Key of each damaged chunk, and what is wrong with it.
     places : tuple of Zyx
-        Where the damaged chunks lie in the chunk grid.
+        Where the damaged chunks lie in the chunk grid, without those that are only not recorded.
     """
 
     path: str
@@ -81,11 +81,14 @@ class VerifyReport:
         Finest first; of a label group, the arrays of each level.
     seconds : float
         How long it took.
+    source : str
+        As it is opened again: `url`, and what is secret in it.
     """
 
     url: str
     levels: tuple[LevelCheck, ...]
     seconds: float
+    source: str = field(default="", repr=False)
 
     @property
     def damaged(self) -> list[str]:
@@ -169,7 +172,7 @@ def verify(
         raise InputError(msg)
     chosen = arrays if level is None else [arrays[level]]
     checks = tuple(_verify_array(stored) for stored in chosen)
-    return VerifyReport(without_secrets(arrays[0].url), checks, time.monotonic() - began)
+    return VerifyReport(without_secrets(arrays[0].url), checks, time.monotonic() - began, str(url))
 
 
 @dataclass(frozen=True)
@@ -197,8 +200,8 @@ class Struck:
 def strike(report: VerifyReport, *, storage_options: dict[str, Any] | None = None) -> list[Struck]:
     """Delete the damaged chunks, and strike their blocks from the ledger: what made them computes them again.
 
-    Until then all readers refuse the volume as unfinished. The same command computes exactly these blocks. An
-    array of which an earlier repair was ended before its time is among them.
+    Until then all readers refuse the volume as unfinished. The same command computes exactly these blocks,
+    and those of an earlier repair that was interrupted.
 
     Parameters
     ----------
@@ -218,12 +221,14 @@ def strike(report: VerifyReport, *, storage_options: dict[str, Any] | None = Non
         The volume is an array that was named itself, has no ledger, or another run writes to it; nothing
         was changed.
     """
-    places = {check.path: check.places for check in report.levels if check.places}
-    arrays = [
-        stored
-        for stored in open_all(report.url, storage_options=storage_options)
-        if stored.level.path in places or _was_struck(stored)
-    ]
+    lost = {check.path for check in report.levels if any(line.endswith(UNRECORDED) for line in check.damaged)}
+    places = {check.path: check.places for check in report.levels if check.places or check.path in lost}
+
+    def chosen() -> list[StoredVolume]:
+        every = open_all(report.source, storage_options=storage_options)
+        return [stored for stored in every if stored.level.path in places or _was_struck(stored)]
+
+    arrays = chosen()
     for stored in arrays:
         if stored.beside is not None or stored.ledger is None:
             told = f"{report.url} has no ledger of its own, which a repair needs"
@@ -231,9 +236,9 @@ def strike(report: VerifyReport, *, storage_options: dict[str, Any] | None = Non
             raise InputError(msg)
     if not arrays:
         return []
-    with locked(report.url, storage_options=storage_options):
-        store = open_store(report.url, storage_options=storage_options, read_only=False)
-        return [_strike_array(stored, places.get(stored.level.path, ()), store) for stored in arrays]
+    with locked(report.source, storage_options=storage_options):
+        store = open_store(report.source, storage_options=storage_options, read_only=False)
+        return [_strike_array(stored, places.get(stored.level.path, ()), store) for stored in chosen()]
 
 
 def _was_struck(stored: StoredVolume) -> bool:
@@ -257,9 +262,8 @@ def _strike_array(stored: StoredVolume, places: tuple[Zyx, ...], store: Store) -
     ledger.strike(lost)
     for key in sorted({_key(stored, index) for index in places}):
         sync(store.delete(key))
-    manifest = ledger.manifest
-    stage = str(manifest.fingerprint.get("stage"))
-    return Struck(stored.level.path, len(lost), stage.split()[0], manifest.command)
+    stage = str(ledger.manifest.fingerprint.get("stage"))
+    return Struck(stored.level.path, len(lost), stage.split()[0], ledger.manifest.command)
 
 
 @dataclass(frozen=True)
@@ -314,15 +318,14 @@ class ChunkCheck:
         """Only the chunks outside the box that a finished run was to write may be unrecorded, and empty."""
         corners = zip(self.expected.start, index, self.expected.stop, strict=True)
         if all(low <= n < high for low, n, high in corners):
-            return "is not in the ledger, which says that the run is done"
+            return UNRECORDED
         return "holds voxels where none were to be written" if voxels.any() else None
 
 
 def _verify_array(stored: StoredVolume) -> LevelCheck:
     """Read all chunks of one array that can be told good from bad."""
     path = stored.level.path
-    grid = Grid(stored.shape, stored.chunks)
-    table, expected, state = _ledger(stored)
+    grid, (table, expected, state) = Grid(stored.shape, stored.chunks), _ledger(stored)
     if table is not None and table.grid != grid:
         told = f"{path or '.'}: the array's shape or chunks are not the ledger's: its metadata was changed"
         return LevelCheck(path, 0, 0, state, (told,))
@@ -342,6 +345,7 @@ def _verify_array(stored: StoredVolume) -> LevelCheck:
             progress.advance(1)
             if wrong is not None:
                 damaged.append(f"{_name(stored, index)} {wrong}")
+            if wrong not in (None, UNRECORDED):
                 places.append(index)
     return LevelCheck(path, count, nbytes, state, tuple(damaged), tuple(places))
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import click
+import fsspec
 import numpy as np
 import pytest
 import tifffile
@@ -228,3 +229,35 @@ def test_a_repair_that_was_interrupted_is_taken_up(made, tmp_path, monkeypatch):
     assert tree(volume) != whole
     run("verify", volume, "--repair")
     assert tree(volume) == whole
+
+
+def test_chunks_that_only_the_ledger_lost_stay(tmp_path):
+    job = Job(
+        "test", str(tmp_path / "scan.zarr"), VolumeSpec(Zyx(8, 128, 256), np.dtype("u1")), Zyx.of(128), {}
+    )
+    write_blocks(job, lambda box: np.ones(box.shape, "uint8"), RunOptions())
+    kept = tree(tmp_path / "scan.zarr")
+    (tmp_path / "scan.zarr" / ".inkzarr" / "0" / "blocks.jsonl").unlink()
+    with pytest.raises(DamageError, match="not noted what made them"):
+        run("verify", tmp_path / "scan.zarr", "--repair")
+    found = tree(tmp_path / "scan.zarr")
+    assert {name: found.get(name) for name in kept if "/c/" in name} == {
+        name: body for name, body in kept.items() if "/c/" in name
+    }
+
+
+def test_the_volume_that_was_named_is_struck_and_no_other():
+    """What a URL has behind a mark is not shown, and no part of the name is lost."""
+    for name in ("repair/scan", "repair/scan#2"):
+        job = Job("test", f"memory://{name}", VolumeSpec(Zyx(8, 128, 128), np.dtype("u1")), Zyx.of(128), {})
+        write_blocks(job, lambda box: np.ones(box.shape, "uint8"), RunOptions())
+    store = fsspec.filesystem("memory")
+    (chunk,) = (key for key in store.find("/repair/scan#2") if "/c/" in key or key.endswith("0/0/0/0"))
+    body = store.cat_file(chunk)
+    store.pipe_file(chunk, body[: len(body) // 2])
+    report = verify("memory://repair/scan#2")
+    assert len(report.damaged) == 1
+    strike(report)
+    assert not verify("memory://repair/scan").damaged
+    assert not verify("memory://repair/scan").unfinished
+    assert verify("memory://repair/scan#2").unfinished

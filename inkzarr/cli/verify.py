@@ -47,7 +47,7 @@ def _repair(context: click.Context, report: VerifyReport, storage_options: dict[
     options = [] if storage_options is None else ["--storage-options", json.dumps(storage_options)]
     for words in dict.fromkeys(one.command for one in struck):
         of = [one for one in struck if one.command == words]
-        what = ", ".join(f"{one.blocks} blocks of {one.path}" for one in of)
+        what = ", ".join(f"{one.blocks or 'earlier struck'} blocks of {one.path}" for one in of)
         if words is None:
             msg = (
                 f"{what} of {report.url} are struck, but it is not noted what made them: "
@@ -55,6 +55,6 @@ def _repair(context: click.Context, report: VerifyReport, storage_options: dict[
             )
             raise DamageError(msg)
         click.echo(f"repair: {what}, by inkzarr {' '.join(words)}", err=True)
-        again = [report.url if word == OUT else word for word in words]
+        again = [report.source if word == OUT else word for word in words]
         context.find_root().command.main([*again, *options], prog_name="inkzarr", standalone_mode=False)
     return bool(struck)

@@ -97,7 +97,7 @@ class Progress:
         with self._lock:
             self._done += done
             if self._bar is not None:
-                self._bar.show(self._done)
+                self._bar.show(min(self._done, self.total))
             elif time.monotonic() - self._said >= LINE_EVERY_S:
                 self._line()
 
@@ -119,19 +119,18 @@ class Progress:
     def _line(self) -> None:
         self._said = time.monotonic()
         seconds = self._said - self._began
-        new = self._done - self._before
-        total = max(self.total, self._done)  # a block that is tried again may count past its own
-        left = seconds / new * (total - self._done) if new else None
+        new, done = self._done - self._before, min(self._done, self.total)  # a block tried again counts twice
+        left = seconds / new * (self.total - done) if new else None
         if self._json:
-            state = {"stage": self.title, "done": self._done, "total": total, "unit": self.unit}
+            state = {"stage": self.title, "done": done, "total": self.total, "unit": self.unit}
             state |= {"note": self._note} if self._note else {}
             seconds_left = None if left is None else round(left, 1)
             self._print(json.dumps({**state, "seconds": round(seconds, 1), "seconds_left": seconds_left}))
             return
-        share = f"{100 * self._done / total:.0f} %" if total else "100 %"
-        eta = "" if left is None or not total - self._done else f", {duration(left)} left"
+        share = f"{100 * done / self.total:.0f} %" if self.total else "100 %"
+        eta = "" if left is None or done == self.total else f", {duration(left)} left"
         end = f"{duration(seconds)}{eta}" + (f"; {self._note}" if self._note else "")
-        self._print(f"{self.title}: {share}, {self._done} of {total} {self.unit}s, {end}")
+        self._print(f"{self.title}: {share}, {done} of {self.total} {self.unit}s, {end}")
 
     def _print(self, line: str) -> None:
         if not self._silent:

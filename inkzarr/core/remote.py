@@ -23,7 +23,7 @@ from inkzarr.core.chunk_folder import ChunkFolder
 from inkzarr.core.errors import DiskError, InputError, StoreError, hide_secrets
 from inkzarr.core.schema import LEDGER_FOLDER, METADATA
 from inkzarr.core.traffic import Traffic
-from inkzarr.core.walk import keys_below
+from inkzarr.core.walk import keys_below, refuse_dangling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
@@ -142,6 +142,8 @@ class CarefulStore(WrapperStore["Store"]):
                 found = await self._store.get(key, prototype, byte_range)
             except FileNotFoundError:
                 return None
+            if found is None and isinstance(self._store, LocalStore):
+                refuse_dangling(self._store.root / key)
             if found is not None:
                 check_length(len(found), byte_range)
                 if byte_range is None and self._is_blosc(key):
@@ -229,10 +231,9 @@ class CarefulStore(WrapperStore["Store"]):
         self, prefix: str, listing: Callable[[], AsyncIterator[str]]
     ) -> AsyncGenerator[str, None]:
         async def once() -> list[str]:
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 return [key async for key in listing()]
-            except FileNotFoundError:
-                return []
+            return []
 
         for key in await self._try("list", prefix or "all", once):
             yield key

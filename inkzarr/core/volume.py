@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec
 from zarr.core.sync import sync
 
 from inkzarr.core.bounded import bounded
-from inkzarr.core.errors import InputError, StoreError, UnfinishedWarning
+from inkzarr.core.errors import InkzarrError, InputError, StoreError, UnfinishedWarning
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.ledger import DONE, Ledger
 from inkzarr.core.ome import Level
@@ -136,8 +136,9 @@ class StoredVolume:
                 raise
             headless = False  # nor to list it
         if headless:
-            told = f"the ledger of {self.url} has lost its manifest.json: what is missing may be air or not"
-            msg = f"{told}; write that volume afresh, with --overwrite"
+            place = f"{without_secrets(self.url)}, level {self.level.path or '.'}"
+            told = f"the ledger of {place} has lost its manifest.json: what is missing may be air or not"
+            msg = f"{told}; make that level again by the command that made it, with --overwrite"
             raise InputError(msg)
         return None
 
@@ -254,7 +255,7 @@ class StoredVolume:
     def _decode(self, key: tuple[slice, ...], tries: int) -> np.ndarray:
         try:
             return self._get(key)
-        except StoreError:
+        except InkzarrError:
             raise
         except Exception as error:
             if tries > 1:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 from zarr.storage import LocalStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from zarr.abc.store import Store
 
@@ -16,24 +18,54 @@ if TYPE_CHECKING:
 async def keys_below(store: Store, prefix: str) -> AsyncIterator[str]:
     """All keys of a folder; "" is the whole store.
 
-    On a local disk links are followed, as reading follows them, and a folder that may not be looked into is
-    an error: zarr's own list passes over both, and what a list leaves out would be taken for empty.
+    On a local disk links are followed, as reading follows them, but not back into a folder above. A folder
+    that may not be looked into and a link that leads nowhere are errors: zarr's own list passes over them,
+    and what a list leaves out would be taken for empty.
 
     Raises
     ------
     OSError
-        A folder cannot be looked into.
+        A folder cannot be looked into, or a link leads nowhere.
     """
     if not isinstance(store, LocalStore):
         async for key in store.list_prefix(prefix):
             yield key
         return
-    for folder, _, names in os.walk(store.root / prefix, followlinks=True, onerror=_refuse):
-        below = os.path.relpath(folder, store.root)
-        for name in names:
-            yield name if below == os.curdir else f"{below}/{name}".replace(os.sep, "/")
+    for path in _files(os.path.join(store.root, prefix), ()):  # noqa: PTH118 - strings, of many chunks
+        yield os.path.relpath(path, store.root).replace(os.sep, "/")
 
 
-def _refuse(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # deleted meanwhile
-        raise error
+def _files(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    try:
+        found = os.stat(folder)  # noqa: PTH116
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:  # deleted meanwhile
+        refuse_dangling(folder)
+        return
+    place = (found.st_dev, found.st_ino)
+    if place in above:
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            refuse_dangling(entry.path)
+        if entry.is_dir():
+            yield from _files(entry.path, (*above, place))
+        else:
+            yield entry.path
+
+
+def refuse_dangling(path: str | Path) -> None:
+    """Do nothing where a path is there, or is not, but for a link on the way that leads nowhere.
+
+    Raises
+    ------
+    OSError
+        It does: that is no "no such key", as where a disk is not mounted.
+    """
+    at = os.fspath(path)
+    while not os.path.lexists(at):
+        at = os.path.dirname(at)  # noqa: PTH120
+    try:
+        os.stat(at)  # noqa: PTH116
+    except FileNotFoundError as error:
+        raise OSError(errno.EIO, "a link that leads nowhere", at) from error

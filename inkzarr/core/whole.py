@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inkzarr.core.errors import InputError
@@ -11,7 +13,6 @@ from inkzarr.core.lock import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def whole(out: Path) -> Iterator[Path]:
     >>> out.read_text()
     'all of it'
     """
-    out = out.resolve() if out.is_symlink() else out
+    out = Path(os.path.realpath(out)) if os.path.islink(out) else out  # noqa: PTH114 - which does not raise
     folder = out.absolute().parent
     if not folder.is_dir():
         msg = f"{out} cannot be written: {folder} is no folder: create it, or choose another place"
@@ -54,10 +55,10 @@ def whole(out: Path) -> Iterator[Path]:
             _restore(before, out)
             _remove(partial)
             yield partial
-            if partial.is_dir() and out.is_dir():  # which no folder can replace
-                _remove(before)
-                out.replace(before)
             try:
+                if partial.is_dir() and out.is_dir():  # which no folder can replace
+                    _remove(before)
+                    out.replace(before)
                 partial.replace(out)
             except BaseException:
                 _restore(before, out)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
+from inkzarr.core.errors import DiskError
 from inkzarr.core.store import open_stored
 
 
@@ -41,4 +42,27 @@ def test_where_a_folder_may_not_be_looked_into_any_chunk_may_be_there(scan, monk
 
     monkeypatch.setattr(os, "scandir", refused)
     shutil.rmtree(scan / "c" / "0")
+    assert occupied(scan).all()
+
+
+def test_a_link_that_leads_nowhere_is_no_missing_chunk(scan, tmp_path):
+    """A disk that is not mounted holds chunks that cannot be had."""
+    shutil.rmtree(scan / "c" / "1")
+    (scan / "c" / "1").symlink_to(tmp_path / "unmounted")
+    assert occupied(scan).all()
+    with pytest.raises(DiskError, match="leads nowhere"):
+        open_stored(str(scan))[2:, :, :]
+    (scan / "c" / "1").unlink()
+    assert not open_stored(str(scan))[2:, :, :].any()
+
+
+def test_a_link_back_to_a_folder_above_is_not_followed(scan):
+    for name in ("x", "y"):
+        (scan / "c" / name).symlink_to(scan)
+    assert occupied(scan).all()
+
+
+def test_a_link_to_itself_is_no_missing_chunk(scan):
+    shutil.rmtree(scan / "c" / "1")
+    (scan / "c" / "1").symlink_to("1")
     assert occupied(scan).all()

@@ -1,5 +1,6 @@
 """What appears only once it is whole: files and folders, and what is left where something fails."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -131,3 +132,13 @@ def test_a_link_stays_one(tmp_path):
             written(partial, name)
         assert [path.name for path in (tmp_path / "there").iterdir()] == [name]
     assert {path.name for path in tmp_path.iterdir()} == {"a", "there"}
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "loop"])
+def test_a_name_that_cannot_be_is_one_line(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    with (
+        pytest.raises(InputError) if len(name) > 4 else contextlib.nullcontext(),
+        whole(tmp_path / name) as partial,
+    ):
+        partial.write_text("all")

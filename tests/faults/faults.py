@@ -192,13 +192,14 @@ def clock_jumps(bench: Bench, name: str) -> str:
 
 def ledger_hurt(bench: Bench, name: str) -> str:
     """Killed, and a file of the ledger (of a training: its state) is cut short or deleted."""
+    given = set(bench.out.rglob("*"))
     child = bench.start(name, patch=slowly(SLOW_S))
     bench.wait(child, name)
     with suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     bench.finish(child)
     files = [path for path in bench.out.rglob("*") if path.parent.parent.name == ".inkzarr"]
-    files += bench.out.rglob("state.pt")
+    files = [path for path in [*files, *bench.out.rglob("state.pt")] if path not in given]
     if not files:
         bench.resume(name)
         return "hit before there was any, same bytes"
