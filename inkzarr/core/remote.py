@@ -192,8 +192,6 @@ class CarefulStore(WrapperStore["Store"]):
             await self._store.fs._pipe_file(path, value.to_bytes(), mode="create")
         except FileExistsError:
             return
-        except NotImplementedError:  # of fsspec's class for this kind of store
-            await self._store.set_if_not_exists(key, value)
         except OSError as error:
             if error.errno != errno.ENOSYS:  # the server's own "not implemented"; all else is a failure
                 raise
