@@ -8,7 +8,8 @@ scroll   14376 x 7888 x 8096 voxels of which one chunk in thousands is stored, o
          time of `--plan` for all of it, and of one column of blocks: until the first is written, a block at
          the start and at the end
 workers  the same volume with one worker process of a Dask cluster and with two
-memory   peak beyond the imports, of volumes of 256^3 to 1024^3 (constant network), beside MONAI and nnU-Net
+memory   peak beyond the imports, of volumes of 256^3 to 1024^3 (constant network), beside MONAI and nnU-Net;
+         ours makes its blocks as wide as the memory at hand allows, and is also given little
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from inkzarr.nn.unet import UNet3D
 from inkzarr.predict import PredictSettings, plan_predict, predict_volume
 
 SCROLL_1 = (14376, 7888, 8096)
+LITTLE = 400_000_000
 
 
 def network(folder: Path) -> str:
@@ -139,7 +141,8 @@ def memory(edges: list[int], window: int) -> None:
                     folder / f"{scan}.zarr", data=part, chunks=(min(128, window),) * 3, zarr_format=2
                 )
             script = str(ROOT / "benchmarks" / "sliding_peers.py")
-            ways = {"inkzarr": [sys.executable, "-m", "benchmarks.sliding_ours", name, str(window), "0"]}
+            ours = [sys.executable, "-m", "benchmarks.sliding_ours", name, str(window), "0"]
+            ways = {"inkzarr": ours, f"inkzarr, of {LITTLE / 1e9} GB": [*ours, str(LITTLE)]}
             for what, title in PEERS.items():
                 ways[title] = [interpreter(), script, what, name, str(window), "0", "2"]
             for title, command in ways.items():
