@@ -1,6 +1,6 @@
 """What the runner itself costs: on a scan of Scroll 1's shape, with one worker and two, on larger volumes.
 
-    python -m benchmarks.scaling             # about ten minutes, 2 cores
+    python -m benchmarks.scaling             # about twenty minutes, 2 cores
     python -m benchmarks.scaling --quick     # a minute, as the tests run it
 
 scroll   14376 x 7888 x 8096 voxels of which one chunk in thousands is stored, one in every layer of the first
@@ -96,7 +96,7 @@ def scroll(shape: tuple[int, ...], stored: int) -> None:
     print(f"  {'first block written after':<28} {written[0] - began:8.2f} s")
     print(f"  a column of {report.blocks} blocks in {total:.1f} s")
     print(f"  {'a block, of the first tenth':<28} {a_block[0]:8.1f} ms, of the last {a_block[1]:.1f} ms")
-    print(f"  {'peak beyond the imports':<28} {peak:8.2f} GB, blocks in flight included")
+    print(f"  {'peak beyond the plan':<28} {peak:8.2f} GB, blocks in flight included")
 
 
 def workers(edge: int, levels: int, window: int) -> None:
