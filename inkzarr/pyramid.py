@@ -363,7 +363,7 @@ class _LabelGroup(_Group):
         um = (finest.voxel_size_um or job.spec.voxel_size_um) * 2**number
         ink = dataclasses.replace(job.spec, path=INK.name, voxel_size_um=um)
         count = dataclasses.replace(ink, path=COUNT.name, dtype=np.dtype(COUNT.dtypes[0]))
-        block_bytes = 6 * job.block_bytes  # votes have two bytes, their sums four
+        block_bytes = 3 * job.block_bytes  # votes have two bytes
         return dataclasses.replace(
             job, out=f"{self.url}/{number}", spec=ink, more=(count,), block_bytes=block_bytes
         )

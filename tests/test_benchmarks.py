@@ -43,7 +43,7 @@ def test_the_report_runs_modules_and_keeps_what_it_does_not_run(tmp_path):
 def test_the_scaling_benchmark_walks_over_a_sparse_scroll(capfd):
     scaling.main(["--quick", "--only", "scroll"])
     printed = capfd.readouterr().out
-    for line in ("redundancy", "first block written after", "peak beyond the imports"):
+    for line in ("redundancy", "first block written after", "peak beyond the plan"):
         assert line in printed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numba import njit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,13 +83,37 @@ def halve_labels(
     >>> halve_labels(np.array([[[200, 0]]], "uint8"), np.array([[[3, 0]]], "uint16"))
     (array([[[200]]], dtype=uint8), array([[[3]]], dtype=uint16))
     """
-    # a plane without votes beyond an odd end changes nothing
-    odd = [(0, n % 2) for n in ink.shape]
-    values, votes = (np.pad(part, odd).astype(np.uint32) for part in (ink, count))
-    total = _pairs(votes, np.add, votes.dtype)
-    if reduce == "max":
-        halved = _pairs(values * (votes > 0), np.maximum, values.dtype)
-    else:
-        weighted = _pairs(values * votes, np.add, values.dtype)
-        halved = (2 * weighted + total) // np.maximum(2 * total, 1)
-    return halved.astype(ink.dtype), np.minimum(total, np.iinfo(count.dtype).max).astype(count.dtype)
+    shape = tuple((n + 1) // 2 for n in ink.shape)
+    halved, total = np.empty(shape, ink.dtype), np.empty(shape, count.dtype)
+    _halve_votes(np.ascontiguousarray(ink), np.ascontiguousarray(count), reduce == "max", halved, total)
+    return halved, total
+
+
+@njit(nogil=True, cache=True)
+def _halve_votes(ink, count, largest, halved, total):
+    """Fill `halved` and `total`, a row of theirs from up to four rows of `ink` and `count`."""
+    depth, height, width = ink.shape
+    most = np.uint32(np.iinfo(total.dtype).max)
+    values, votes = np.empty(halved.shape[2], np.uint32), np.empty(halved.shape[2], np.uint32)
+    for z in range(halved.shape[0]):
+        for y in range(halved.shape[1]):
+            values[:], votes[:] = 0, 0
+            for a in range(2 * z, min(2 * z + 2, depth)):
+                for b in range(2 * y, min(2 * y + 2, height)):
+                    for start in range(min(2, width)):
+                        _add_every_second(ink[a, b, start::2], count[a, b, start::2], largest, values, votes)
+            for x in range(halved.shape[2]):
+                halved[z, y, x], total[z, y, x] = values[x], min(votes[x], most)
+                if votes[x] and not largest:
+                    halved[z, y, x] = (2 * values[x] + votes[x]) // (2 * votes[x])
+
+
+@njit(nogil=True, cache=True)
+def _add_every_second(ink, count, largest, values, votes):
+    for x in range(len(ink)):
+        voters = np.uint32(count[x])
+        if largest:
+            values[x] = max(values[x], np.uint32(ink[x]) if voters else np.uint32(0))
+        else:
+            values[x] += np.uint32(ink[x]) * voters
+        votes[x] += voters
