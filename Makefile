@@ -20,7 +20,7 @@ check: $(VENV)/dev.done  ## seconds: format, lint, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/dev.done $(VENV)-peers/peers.done  ## ours beside the peers, in one run, into benchmarks/RESULTS.md
+bench: $(VENV)/bench.done $(VENV)-peers/peers.done  ## ours beside the peers, in one run, into benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.report
 
 bench-quick: $(VENV)/dev.done  ## the same in minutes, of sizes that prove nothing
@@ -59,6 +59,10 @@ $(VENV)/user.done: $(VENV)/torch.done pyproject.toml constraints.txt
 $(VENV)/dev.done: $(VENV)/torch.done pyproject.toml constraints.txt
 	$(PIP) --editable ".[dev]"
 	$(PIP) --no-deps pytorch3dunet==1.9.6 monai==1.6.1
+	touch $@
+
+$(VENV)/bench.done: $(VENV)/dev.done
+	$(PIP) --editable ".[dev,bench]"
 	touch $@
 
 # an installation as on a cluster that prepares labels: no torch

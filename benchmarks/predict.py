@@ -1,4 +1,4 @@
-"""Whole predict, Zarr in and uint8 Zarr out, beside the sliding windows of MONAI and nnU-Net in memory.
+"""Whole predict, Zarr in and uint8 Zarr out, beside MONAI and nnU-Net in memory, and vesuvius.
 
     python -m benchmarks.predict                       # no network, 8 features, 32 features: an hour
     python -m benchmarks.predict --case 256 32         # one case: edge and features, 0 for no network
@@ -7,16 +7,16 @@
 All run the same windows (128, overlap 0.5, gaussian) over the same voxels with the same weights, each in a
 process of its own, in turn (A B C, A B C): ours with its own form of the network, the peers with
 pytorch-3dunet's. "network" is the time spent inside it, counted within the run, so that a noisy machine does
-not show as overhead; "outside" is all the rest: for ours reading, blending, writing, the ledger; for the
-peers, whose input and result lie in memory, blending alone, by the clock and in seconds of the processors,
-which others' load changes less. Without a network all run twice in their process, and the second counts.
-The floor is what must be moved: a window's probabilities and weights read, its sums read and written (32 MB),
-at the speed of copying memory here.
+not show as overhead; "outside" is all the rest, by the clock and in seconds of the processors, which others'
+load changes less: for ours reading, blending, writing, the ledger; for MONAI and nnU-Net, whose input and
+result lie in memory, blending alone. Without a network these three run twice in their process, and the second
+counts. The floor is what must be moved: a window's probabilities and weights read, its sums read and written
+(32 MB), at the speed of copying memory here.
 
-The three passes of vesuvius 0.2.4 (predict, blend, finalize) are no peer here: its predict cannot be imported
-in the peers' environment. It needs nest_asyncio, which it does not ask for; with that, it imports timm, and
-timm torchvision, whose build on PyPI does not load beside a CPU build of torch 2.13 ("operator
-torchvision::nms does not exist").
+vesuvius' three passes (`benchmarks/vesuvius_peer.py`) go from Zarr to Zarr, as ours, and hand on all windows
+on disk; what they take to start is not counted. They average logits, cut off fractions, and draw the
+probabilities near the volume's corners to a half, as their weights there are no more than an epsilon: see it
+for the differences.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import zarr
 
+from benchmarks.network import copying
 from benchmarks.report import interpreter, machine
 from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.unet import UNet3D
 
 ROOT = Path(__file__).resolve().parents[1]
+VESUVIUS = ROOT / "benchmarks" / "vesuvius_peer.py"
 PEERS = {"monai": "MONAI, in memory", "nnunet": "nnU-Net, in memory"}
-CASES = ((512, 0, 3), (256, 8, 3), (256, 32, 1))
+CASES = ((512, 0, 3), (256, 8, 3), (256, 32, 2))
 
 
 def make(folder: Path, edge: int, features: int, levels: int, window: int) -> None:
@@ -66,18 +67,6 @@ def run(command: list[str]) -> dict[str, float] | str:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def copying() -> float:
-    """Bytes a second, of a copy larger than the caches, by as many threads as torch has."""
-    source = torch.ones(2**27, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        target.copy_(source)
-        took.append(time.perf_counter() - began)
-    return 2 * len(source) / min(took)
-
-
 def compare(edge: int, features: int, rounds: int, levels: int = 5, window: int = 128) -> None:
     """Print a table of all, on the same voxels and weights."""
     with tempfile.TemporaryDirectory() as name:
@@ -90,11 +79,12 @@ def compare(edge: int, features: int, rounds: int, levels: int = 5, window: int 
         }
         for what, title in PEERS.items():
             ways[title] = [interpreter(), script, what, name, *numbers]
+        ways["vesuvius, Zarr to Zarr"] = [interpreter(), str(VESUVIUS), name, *numbers]
         told = {title: [] for title in ways}
         for _ in range(rounds):
             for title, command in ways.items():
                 told[title].append(run(command))
-        theirs = [folder / f"{what}.npy" for what in PEERS]
+        theirs = [folder / f"{what}.npy" for what in (*PEERS, "vesuvius")]
         differences = {}
         if features:  # logits are blended by nnU-Net, and half precision is used: no equality is asked for
             ours = zarr.open_array(folder / "ink.zarr" / "0", mode="r")[:].astype(int)
@@ -122,7 +112,7 @@ def compare(edge: int, features: int, rounds: int, levels: int = 5, window: int 
         line += "".join(f" {spent:7.1f} ms" for spent in a_window)
         line += f" {peak:6.2f} GB {times:8.2f} x as fast"
         print(f"{line}  {good[0]['version']}", flush=True)
-    floor = 1000 * 4 * 4 * window**3 / copying()
+    floor = 1000 * 4 * 4 * window**3 / copying(torch.device("cpu"))
     print(f"{'floor, memory alone':<26} {floor:49.1f} ms")
     for peer, most in differences.items():
         print(f"largest difference to {peer}: {most} of 255")

@@ -24,14 +24,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+SCROLL_1 = (14376, 7888, 8096)
+"""Voxels along z, y, x."""
 MODULES = {
     "network": "the forward pass of a window, beside pytorch-3dunet",
-    "predict": "whole predict, beside MONAI and nnU-Net",
+    "predict": "whole predict, beside MONAI, nnU-Net and vesuvius",
     "scaling": "the runner on a scroll's shape; workers; memory",
     "memory": "peak memory of ingest and predict, and of a volume eight times larger",
     "labels": "label projection, patches and split, beside what they replace",
     "real_labels": "labels of real segments",
     "pyramid": "coarser levels, beside Dask",
+    "storage": "chunks on a local disk, beside zarr-python, zarrs and tensorstore",
     "remote": "reading over a slow line, beside zarr on fsspec, obstore and tensorstore",
     "flatten": "sheets along surfaces, beside loops and scipy",
     "real_flatten": "a real surface through a volume of Scroll 1's shape",
@@ -39,7 +42,20 @@ MODULES = {
     "train": "reading and augmenting, beside the network",
     "learning": "what pretraining brings",
 }
-PACKAGES = ["torch", "numpy", "numba", "zarr", "dask", "scipy", "monai", "pytorch3dunet", "dask-image"]
+PACKAGES = [
+    "torch",
+    "numpy",
+    "numba",
+    "zarr",
+    "dask",
+    "scipy",
+    "monai",
+    "pytorch3dunet",
+    "dask-image",
+    "tensorstore",
+    "zarrs",
+    "obstore",
+]
 HEAD = """# Results
 
 Written by `make bench` (`python -m benchmarks.report`). Only ratios within one table compare: a machine that

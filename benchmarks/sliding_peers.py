@@ -85,8 +85,8 @@ def nnunet(inputs, clock, window):
     return torch.sigmoid(predictor.predict_sliding_window_return_logits(inputs))
 
 
-def held(name):
-    return int(re.search(rf"{name}:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1e6
+def held(name, process="self"):
+    return int(re.search(rf"{name}:\s*(\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 1e6
 
 
 def main():

@@ -18,6 +18,7 @@ from benchmarks import (
     remote,
     report,
     scaling,
+    storage,
     train,
 )
 
@@ -45,6 +46,13 @@ def test_the_scaling_benchmark_walks_over_a_sparse_scroll(capfd):
     printed = capfd.readouterr().out
     for line in ("redundancy", "first block written after", "peak beyond the plan"):
         assert line in printed
+
+
+def test_the_scaling_benchmark_looks_at_a_scheduler(capfd):
+    scaling.main(["--quick", "--only", "scheduler"])
+    told = re.search(r"at work, (\d+) chunks written +([\d.]+) GB", capfd.readouterr().out)
+    assert int(told[1]) > 0
+    assert 0 < float(told[2]) < 1
 
 
 def test_the_memory_benchmark_prints_its_table(capsys):
@@ -77,6 +85,13 @@ def test_the_pyramid_benchmark_prints_its_table(capsys):
     assert printed.count("x as fast as dask") == 18
     assert "pyramid of a prediction" in printed
     assert "pyramid of a label group" in printed
+
+
+def test_the_storage_benchmark_prints_its_tables(capsys):
+    """That all ways read and write the same voxels it checks by itself."""
+    storage.main(["--quick"])
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^  ours +clock", printed, re.MULTILINE)) == 4
 
 
 def test_the_flatten_benchmark_prints_its_table(capsys):

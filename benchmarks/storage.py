@@ -1,0 +1,142 @@
+"""Chunks read and written on a local disk, beside other ways to do it, in one run.
+
+    python -m benchmarks.storage             # a minute, 2 cores
+    python -m benchmarks.storage --quick     # seconds, as the tests run it
+
+A scan half of which is air, in chunks of 128^3 (blosc zstd 1), whose files the machine has just held: what
+is timed is decoding, copying and finding chunks empty. Best of some rounds that interleave all ways, by the
+clock and by the processors' seconds; a number above 1 is faster than zarr-python. The `zarrs` codec pipeline
+and tensorstore are there where they are installed, `zarrs` also below our own reading, whose store it must be
+able to use; a pipeline that would fall back to zarr-python's own is told as one that cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import tempfile
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
+
+from benchmarks.components import show, timed
+from benchmarks.report import machine
+from inkzarr.core.buffer import write_voxels
+from inkzarr.core.geometry import Box, Zyx
+from inkzarr.core.store import open_stored
+
+CHUNKS = (128,) * 3
+PLAIN = "zarr-python"
+ZARRS = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
+COMPRESSORS = {
+    2: Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE),
+    3: BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle"),
+}
+
+
+def scan(edge: int) -> np.ndarray:
+    """Noise like a scan's; one half is air."""
+    voxels = np.random.default_rng(0).normal(120, 25, (edge,) * 3).clip(1, 255).astype(np.uint8)
+    voxels[:, :, edge // 2 :] = 0
+    return voxels
+
+
+def empty(place: Path, voxels: np.ndarray, zarr_format: int) -> zarr.Array:
+    shutil.rmtree(place, ignore_errors=True)
+    given = {"shape": voxels.shape, "dtype": voxels.dtype, "chunks": CHUNKS, "fill_value": 0}
+    return zarr.create_array(place, zarr_format=zarr_format, compressors=COMPRESSORS[zarr_format], **given)
+
+
+def opened_by_tensorstore(place: Path, zarr_format: int):
+    import tensorstore
+
+    driver = {2: "zarr", 3: "zarr3"}[zarr_format]
+    return tensorstore.open({"driver": driver, "kvstore": f"file://{place}/"}, open=True).result()
+
+
+def with_zarrs(way):
+    def run():
+        with zarr.config.set(ZARRS):
+            return way()
+
+    return run
+
+
+def why_not(way) -> str:
+    """What it raises, in one line; "" where it works."""
+    try:
+        way()
+    except Exception as error:  # noqa: BLE001 - whatever a peer does not do is told
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return ""
+
+
+def ways_to_read(place: Path, voxels: np.ndarray, zarr_format: int) -> dict:
+    def plain():
+        return zarr.open_array(place, mode="r")[:]
+
+    def ours():
+        return open_stored(str(place)).read(Box.whole(Zyx(*voxels.shape)))
+
+    ways = {PLAIN: plain, "ours": ours}
+    if importlib.util.find_spec("zarrs"):
+        ways |= {"zarrs pipeline": with_zarrs(plain), "ours on zarrs": with_zarrs(ours)}
+    if importlib.util.find_spec("tensorstore"):
+        ways["tensorstore"] = lambda: opened_by_tensorstore(place, zarr_format).read().result()
+    return ways
+
+
+def ways_to_write(place: Path, voxels: np.ndarray, zarr_format: int) -> dict:
+    everything = tuple(slice(0, n) for n in voxels.shape)
+
+    def new():
+        return empty(place, voxels, zarr_format)
+
+    def plain():
+        new()[:] = voxels
+
+    ways = {PLAIN: plain, "ours": lambda: write_voxels(new(), everything, voxels)}
+    if importlib.util.find_spec("zarrs"):
+        ways["zarrs pipeline"] = with_zarrs(plain)
+    if importlib.util.find_spec("tensorstore"):
+
+        def write():
+            new()
+            opened_by_tensorstore(place, zarr_format).write(voxels).result()
+
+        ways["tensorstore"] = write
+    return ways
+
+
+def main(arguments=None):
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    quick = parser.parse_args(arguments).quick
+    print(machine())
+    edge, rounds = (256, 1) if quick else (768, 7)
+    voxels = scan(edge)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name) / "scan.zarr"
+        for kind, (what, ways_to) in product(COMPRESSORS, (("write", ways_to_write), ("read", ways_to_read))):
+            print(f"\n{what}: {voxels.shape}, half of it air, Zarr {kind}")
+            ways = ways_to(place, voxels, kind)
+            for title, way in list(ways.items()):
+                if told := why_not(way):
+                    print(f"  {title} cannot: {told}")
+                    del ways[title]
+                    continue
+                found = way() if what == "read" else zarr.open_array(place, mode="r")[:]
+                np.testing.assert_array_equal(found, voxels)
+            show(timed(ways, rounds), (PLAIN, PLAIN))
+
+
+if __name__ == "__main__":
+    main()
