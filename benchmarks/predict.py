@@ -6,12 +6,13 @@
 
 All run the same windows (128, overlap 0.5, gaussian) over the same voxels with the same weights, each in a
 process of its own, in turn (A B C, A B C): ours with its own form of the network, the peers with
-pytorch-3dunet's. "network" is the time spent inside it, counted within the run, so that a noisy machine does
-not show as overhead; "outside" is all the rest, by the clock and in seconds of the processors, which others'
-load changes less: for ours reading, blending, writing, the ledger; for MONAI and nnU-Net, whose input and
-result lie in memory, blending alone. Without a network these three run twice in their process, and the second
-counts. The floor is what must be moved: a window's probabilities and weights read, its sums read and written
-(32 MB), at the speed of copying memory here.
+pytorch-3dunet's. "network" is the time spent inside it, its sigmoid included, counted within the run, so that
+a noisy machine does not show as overhead; "outside" is all the rest, by the clock and in seconds of the
+processors, which others' load changes less: for ours reading, blending, writing, the ledger; for MONAI and
+nnU-Net, whose input and result lie in memory, blending alone. Without a network all run twice in their
+process, and the second counts. The floor is what must be moved: a window's probabilities and weights read,
+its sums read and written (32 MB), at the speed of copying memory here. nnU-Net averages logits, in half
+precision, and so its result differs.
 
 vesuvius' three passes (`benchmarks/vesuvius_peer.py`) go from Zarr to Zarr, as ours, and hand on all windows
 on disk; what they take to start is not counted. They average logits, cut off fractions, and draw the
@@ -79,43 +80,55 @@ def compare(edge: int, features: int, rounds: int, levels: int = 5, window: int 
         }
         for what, title in PEERS.items():
             ways[title] = [interpreter(), script, what, name, *numbers]
-        ways["vesuvius, Zarr to Zarr"] = [interpreter(), str(VESUVIUS), name, *numbers]
-        told = {title: [] for title in ways}
+        if features:
+            ways["vesuvius, Zarr to Zarr"] = [interpreter(), str(VESUVIUS), name, *numbers]
+        told: dict[str, list[dict[str, float] | str]] = {title: [] for title in ways}
         for _ in range(rounds):
             for title, command in ways.items():
                 told[title].append(run(command))
-        theirs = [folder / f"{what}.npy" for what in (*PEERS, "vesuvius")]
-        differences = {}
-        if features:  # logits are blended by nnU-Net, and half precision is used: no equality is asked for
-            ours = zarr.open_array(folder / "ink.zarr" / "0", mode="r")[:].astype(int)
-            differences = {
-                path.stem: int(np.abs(ours - np.load(path)).max()) for path in theirs if path.exists()
-            }
-    kind = f"{features} features, {levels} levels" if features else "no network (a constant)"
-    print(f"\n{edge}^3 uint8, {kind}, windows of {window}, overlap 0.5, medians of {rounds}")
+        kind = f"{features} features, {levels} levels" if features else "no network (a constant)"
+        print(f"\n{edge}^3 uint8, {kind}, windows of {window}, overlap 0.5, medians of {rounds}")
+        show(told, against="total" if features else "outside")
+        floor = 1000 * 4 * 4 * window**3 / copying(torch.device("cpu"))
+        print(f"{'floor, memory alone':<26} {floor:49.1f} ms")
+        if features:
+            differences(folder)
+
+
+def show(told: dict[str, list[dict[str, float] | str]], against: str) -> None:
+    """A line a way; how many times as fast ours, the first of them, is."""
     head = f"{'':<26} {'total':>9} {'network':>9} {'outside':>9} {'share':>8} {'a window':>10} {'cpu':>10}"
     print(head + f" {'peak':>9} {'ours is':>14}")
     first = None
     for title, results in told.items():
-        good = [one for one in results if isinstance(one, dict)]
+        for failed in (one for one in results if not isinstance(one, dict)):
+            print(f"{title:<26} did not run: {failed}")
+        good = [one | {"outside": one["total"] - one["network"]} for one in results if isinstance(one, dict)]
         if not good:
-            print(f"{title:<26} did not run: {results[0]}")
             continue
-        total, network, cpu, peak = (
-            statistics.median(one[key] for one in good) for key in ("total", "network", "cpu", "peak_gb")
+        keys = ("total", "network", "outside", "cpu", "peak_gb")
+        median = {key: statistics.median(one[key] for one in good) for key in keys}
+        first = first or median
+        share = 100 * median["outside"] / median["total"]
+        line = "".join(
+            f" {median[key]:7.{digits}f} s" for key, digits in zip(keys[:3], (1, 1, 2), strict=True)
         )
-        outside = statistics.median(one["total"] - one["network"] for one in good)
-        first = first or (total, outside)
-        times = total / first[0] if features else outside / first[1]
-        line = f"{title:<26} {total:7.1f} s {network:7.1f} s {outside:7.2f} s {100 * outside / total:6.2f} %"
-        a_window = (1000 * spent / good[0]["windows"] for spent in (outside, cpu))
-        line += "".join(f" {spent:7.1f} ms" for spent in a_window)
-        line += f" {peak:6.2f} GB {times:8.2f} x as fast"
-        print(f"{line}  {good[0]['version']}", flush=True)
-    floor = 1000 * 4 * 4 * window**3 / copying(torch.device("cpu"))
-    print(f"{'floor, memory alone':<26} {floor:49.1f} ms")
-    for peer, most in differences.items():
-        print(f"largest difference to {peer}: {most} of 255")
+        line += f" {share:6.2f} %"
+        line += "".join(f" {1000 * median[key] / good[0]['windows']:7.1f} ms" for key in ("outside", "cpu"))
+        line += f" {median['peak_gb']:6.2f} GB {median[against] / first[against]:8.2f} x as fast"
+        print(f"{title:<26}{line}  {good[0]['version']}", flush=True)
+        if "disk_gb" in good[0]:
+            each = ", ".join(f"{key} {good[0][key]:.1f} s" for key in ("predict", "blend", "finalize"))
+            print(f"{'':<26} {each}, starting included; {good[0]['disk_gb']:.2f} GB on disk")
+
+
+def differences(folder: Path) -> None:
+    """From ours: the largest, and the mean."""
+    ours = zarr.open_array(folder / "ink.zarr" / "0", mode="r")[:].astype(int)
+    for peer in (*PEERS, "vesuvius"):
+        if (path := folder / f"{peer}.npy").exists():
+            far = np.abs(ours - np.load(path))
+            print(f"difference to {peer}: at most {far.max()} of 255, {far.mean():.2f} in the mean")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -70,9 +70,7 @@ def monai(inputs, clock, window):
     from monai.inferers import sliding_window_inference
 
     with torch.inference_mode():
-        return sliding_window_inference(
-            inputs[None], window, 1, lambda x: torch.sigmoid(clock(x)), overlap=0.5, mode="gaussian"
-        )
+        return sliding_window_inference(inputs[None], window, 1, clock, overlap=0.5, mode="gaussian")
 
 
 def nnunet(inputs, clock, window):
@@ -86,7 +84,7 @@ def nnunet(inputs, clock, window):
 
 
 def held(name, process="self"):
-    return int(re.search(rf"{name}:\s*(\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 1e6
+    return int(re.search(rf"{name}:\s*(\d+)", Path(f"/proc/{process}/status").read_text())[1]) * 1024 / 1e9
 
 
 def main():
@@ -95,7 +93,10 @@ def main():
     window = (edge,) * 3
     run = {"monai": monai, "nnunet": nnunet}[what]
     version = importlib.metadata.version({"monai": "monai", "nnunet": "nnunetv2"}[what])
-    clock = Clock(network(folder, window, features, levels))
+    inner = network(folder, window, features, levels)
+    if what == "monai":  # it averages probabilities, as ours does, nnU-Net logits
+        inner = torch.nn.Sequential(inner, torch.nn.Sigmoid())
+    clock = Clock(inner)
     real, sys.stdout = sys.stdout, sys.stderr
     run(torch.zeros((1, *window)), Clock(Constant(window)), window)  # imports, and whatever is built once
     before = held("VmRSS")

@@ -7,8 +7,7 @@ passes hand on Zarr arrays in FOLDER: the logits of every window, the blended lo
 runs as it is installed, with two stubs: its builder of networks, which is not used here and imports timm and
 torchvision, whose build on PyPI does not load beside a CPU build of torch; and nest_asyncio, for its
 catalogue. The network comes as vesuvius loads a foreign ink model: voxels divided by 255, no other
-normalisation, no mirroring. FEATURES 0 is a network that gives the same noise each time, as windows of one
-value are not even written.
+normalisation, no mirroring. Windows are read by the process that runs the network, not by four others.
 
 Prints what `sliding_peers` does, the seconds of each pass, and the GB on disk at the end. What it takes to
 start, measured on a window of 16^3, is not counted: each of two passes imports torch in a process of its own.
@@ -51,8 +50,9 @@ class OwnClock(Clock):
         return found
 
 
-def noisy(window):
-    constant = Constant(window)
+def noisy():
+    """A network of one window, for starting: windows of one value are not even written."""
+    constant = Constant(TINY)
     constant.logits.normal_(generator=torch.Generator().manual_seed(0))
     return constant
 
@@ -87,6 +87,11 @@ def spent():
     return np.array([time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime])
 
 
+def largest_child():
+    """GB that a child process held at most."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+
+
 def main():
     import zarr
 
@@ -94,13 +99,13 @@ def main():
     window, out = (edge,) * 3, folder / "vesuvius"
     zarr.save_array(str(folder / "tiny.zarr"), np.arange(16**3, dtype=np.uint8).reshape(TINY), chunks=TINY)
     steps = [-(-(n - edge) // (edge // 2)) + 1 for n in zarr.open(str(folder / "scan.zarr"), "r").shape]
-    clock = OwnClock(network(folder, window, features, levels) if features else noisy(window))
+    clock = OwnClock(network(folder, window, features, levels))
     real, sys.stdout = sys.stdout, sys.stderr
     for _ in range(2):  # the first time it imports
         began = spent()
-        passes(folder / "tiny.zarr", OwnClock(noisy(TINY)), TINY, out)
+        passes(folder / "tiny.zarr", OwnClock(noisy()), TINY, out)
         starting = spent() - began
-    before = held("VmRSS")
+    before, child = held("VmRSS"), largest_child()
     Path("/proc/self/clear_refs").write_text("5")
     began = spent()
     each, on_disk, found = passes(folder / "scan.zarr", clock, window, out)
@@ -109,7 +114,7 @@ def main():
     shutil.rmtree(out)
     told = {"total": total, "network": clock.seconds, "cpu": cpu - clock.cpu, "windows": int(np.prod(steps))}
     told |= dict(zip(("predict", "blend", "finalize"), each, strict=True))
-    peak = max(held("VmHWM") - before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6)
+    peak = max(held("VmHWM") - before, largest_child() - child)
     sys.stdout = real
     version = importlib.metadata.version("vesuvius")
     print(json.dumps({**told, "peak_gb": peak, "disk_gb": on_disk / 1e9, "version": version}))
