@@ -21,7 +21,7 @@ check: $(VENV)/dev.done  ## seconds: format, lint, types, floors
 	$(BIN)/lint-imports
 
 bench: $(VENV)/bench.done $(VENV)-peers/peers.done  ## ours beside the peers, in one run, into benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks.report
+	INKZARR_PEERS=$(VENV)-peers $(BIN)/python -m benchmarks.report
 
 bench-quick: $(VENV)/dev.done  ## the same in minutes, of sizes that prove nothing
 	$(BIN)/python -m benchmarks.report --quick --out $(VENV)/quick.md
@@ -73,11 +73,11 @@ $(VENV)-light/light.done: pyproject.toml constraints.txt
 	touch $@
 
 # vesuvius pins zarr < 3 and nnU-Net much else: peers have an environment of their own
-$(VENV)-peers/peers.done:
+$(VENV)-peers/peers.done: Makefile
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -qq torch==2.13.0
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -qq torch==2.13.0 \
-		nnunetv2==2.8 vesuvius==0.2.4 tensorstore dask-image connected-components-3d
+		nnunetv2==2.8 vesuvius==0.2.4
 	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -qq --no-deps \
 		pytorch3dunet==1.9.6 monai==1.6.1
 	touch $@

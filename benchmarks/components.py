@@ -1,27 +1,27 @@
 """Connected components beside what they replace, in one run.
 
-    python -m benchmarks.components               # about ten minutes, 2 cores, half of them dask-image's
+    python -m benchmarks.components               # five minutes, 2 cores
     python -m benchmarks.components --quick       # seconds, as the tests run it
 
-memory   the array in memory: cc3d and scipy on the whole of it, ours in blocks of 256; seconds by the clock
-         and of the processors, and how many times faster than cc3d that is. Ours thresholds the
+memory   the array in memory: cc3d and scipy on the whole of it, ours in blocks of 256. Ours thresholds the
          probabilities itself and always has every sum (box, centroid, mean, second moments); with labels it
          goes over the blocks again and fills an array.
 Zarr     the same from a Zarr of 128^3 chunks (blosc zstd): read and cc3d, read and cc3d with its statistics,
          and the stage, which writes the table
-dask     dask_image.ndmeasure.label of 512^3 in 128 chunks, and ours on the same array
+dask     dask_image.ndmeasure.label of 256^3 in 16 chunks, once (512^3 takes it minutes), and ours
 peak     of the stage's memory, above a process that has imported it, for one volume and one 8 times larger
+
+Medians of rounds that call all ways in turn, by the clock and in seconds of the processors; peak of memory
+beyond what the process held before.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,8 @@ from dask_image.ndmeasure import label as dask_label
 from numcodecs import Blosc
 from scipy import ndimage
 
+from benchmarks.report import machine
+from benchmarks.timing import in_turn, show
 from inkzarr.components import ComponentSettings, components
 from inkzarr.core.foreground import label_block
 from inkzarr.core.geometry import Box, Grid, Zyx
@@ -43,27 +45,6 @@ from inkzarr.core.joins import BlockRuns, Joiner
 
 LEAST = 128
 EVERYWHERE = np.ones((3, 3, 3))
-
-
-def timed(ways, repeat):
-    """Least seconds of each way, by the clock and by the processors, in rounds that interleave them all."""
-    took = {name: [] for name in ways}
-    for _ in range(repeat):
-        for name, way in ways.items():
-            began = time.perf_counter(), time.process_time()
-            way()
-            took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
-    return {name: tuple(map(min, zip(*times, strict=True))) for name, times in took.items()}
-
-
-def show(table, *against):
-    """A line a way, beside some of them; a number above 1 is faster than that."""
-    for name, took in table.items():
-        line = f"  {name:<34}"
-        for n, kind in enumerate(("clock", "cpu")):
-            beside = "".join(f" {table[other][n] / took[n]:>6.2f} x {told}" for other, told in against)
-            line += f"  {kind} {took[n]:>7.3f} s{beside}"
-        print(line)
 
 
 def smooth(edge, share, sigma):
@@ -129,7 +110,7 @@ def bench_memory(name, array, repeat):
         "ours, all, and labels": lambda: ours(array, 1, labels=True),
     }
     print(f"\nmemory: {array.shape} {name}, {binary.mean():.1%} foreground, {count} components")
-    show(timed(ways, repeat), ("cc3d", "cc3d"), ("cc3d and cc3d.statistics", "with statistics"))
+    show(in_turn(ways, repeat), ("cc3d", "cc3d"), ("cc3d and cc3d.statistics", "with statistics"))
 
 
 def stored(array, path):
@@ -153,7 +134,7 @@ def bench_zarr(volumes, repeat):
                 "read, cc3d, cc3d.statistics": lambda whole=whole: cc3d.statistics(whole()),
                 "ours, table written": lambda given=given: components(*given),
             }
-            table = timed(ways, repeat)
+            table = in_turn(ways, repeat)
         print(f"\nZarr: {array.shape} {name}")
         show(table, ("read, cc3d", "read, cc3d"))
 
@@ -162,9 +143,14 @@ def bench_dask(edge, chunks):
     array = smooth(edge, 0.3, 2)
     lazy = da.from_array(array, chunks=chunks)
     theirs, binary = "dask_image.ndmeasure.label", lazy >= LEAST
-    table = timed({theirs: lambda: dask_label(binary, EVERYWHERE)[0].compute(scheduler="threads")}, 1)
-    table |= timed({"ours, all components and sums": lambda: ours(array, 1)}, 3)
-    table |= timed({"ours, all, and labels": lambda: ours(array, 1, labels=True)}, 3)
+    table = in_turn(
+        {theirs: lambda: dask_label(binary, EVERYWHERE)[0].compute(scheduler="threads")}, 1, warm=False
+    )
+    ways = {
+        "ours, all components and sums": lambda: ours(array, 1),
+        "ours, all, and labels": lambda: ours(array, 1, labels=True),
+    }
+    table |= in_turn(ways, 3)
     print(f"\ndask: {array.shape} percolating, {lazy.npartitions} chunks of {lazy.chunksize}")
     show(table, (theirs, "dask-image"))
 
@@ -188,7 +174,7 @@ def main(arguments=None):
     parser.add_argument("--only", choices=("memory", "zarr", "dask", "peak"))
     chosen = parser.parse_args(arguments)
     edge, repeat = (64, 1) if chosen.quick else (512, 3)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(machine())
     volumes = {}
     if chosen.only in (None, "memory", "zarr"):
         volumes["sparse"] = smooth(edge, 0.01, 2)
@@ -200,7 +186,7 @@ def main(arguments=None):
     if chosen.only in (None, "zarr"):
         bench_zarr(volumes, repeat)
     if chosen.only in (None, "dask"):
-        bench_dask(edge, 32 if chosen.quick else (64, 128, 128))
+        bench_dask(*((64, 32) if chosen.quick else (256, (64, 128, 128))))
     if chosen.only in (None, "peak"):
         bench_peak(256 if chosen.quick else 512)
 

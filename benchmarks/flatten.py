@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import zarr
 from scipy.ndimage import map_coordinates
 
+from benchmarks.report import machine
+from benchmarks.timing import in_turn
 from inkzarr.core.chunk_cache import ChunkCache
 from inkzarr.core.job import RunOptions
 from inkzarr.core.store import open_stored
@@ -80,54 +81,42 @@ def bench(edge: int, height: int, sample: int) -> None:
         surface = open_surface(folder / "s.ppm")
         pixels = surface.shape[0] * surface.shape[1]
         settings = FlattenSettings(depth=DEPTH)
-        rates, sheets = {}, {}
-
-        def rate(name, pixels, call, repeat=3):
-            took = []
-            for _ in range(repeat):
-                began = time.perf_counter()
-                sheets[name] = call()
-                took.append(time.perf_counter() - began)
-            rates[name] = pixels / min(took)
-
+        sheets, reports = {}, []
         part = surface.tile(slice(0, max(1, sample // surface.shape[1])), slice(0, None))
-        rate(LOOP, part.valid.size, lambda: python_loop(volume, *part[:2]), 1)
-
         array = zarr.open_array(folder / "v.zarr", mode="r")
         places = list(surface.tiles(TILE))
-
-        def scipy_all():
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                out = np.zeros(surface.shape, np.uint8)
-                tiles = pool.map(lambda place: scipy_tile(array, surface.tile(*place)), places)
-                for place, tile in zip(places, tiles, strict=True):
-                    out[place] = tile
-                return out
-
-        rate(SCIPY, pixels, scipy_all, 1)
-
         stored = open_stored(folder / "v.zarr")
         cache = ChunkCache(stored, 1 << 30, 2)
         strips = [surface.tile(*place) for place in surface.tiles((64, 4096))]
 
+        def loop():
+            sheets[LOOP] = python_loop(volume, *part[:2])
+
+        def with_scipy():
+            sheets[SCIPY] = np.zeros(surface.shape, np.uint8)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                tiles = pool.map(lambda place: scipy_tile(array, surface.tile(*place)), places)
+                for place, tile in zip(places, tiles, strict=True):
+                    sheets[SCIPY][place] = tile
+
         def kernel():
             parts = [sample_strip(strip, DEPTH, "max", cache, [])[0] for strip in strips]
-            return to_bytes(np.concatenate(parts, 1), stored.dtype, "v")[0]
+            sheets[KERNEL] = to_bytes(np.concatenate(parts, 1), stored.dtype, "v")[0]
 
-        kernel()
-        rate(KERNEL, pixels, kernel)
-
-        reports = []
-        for what in ("png", "tif"):
+        def stage(what):
             place = folder / "v.zarr", folder / "s.ppm", folder / f"a.{what}", settings
-            again, name = RunOptions(overwrite=True), f"whole stage, {what.upper()} written"
-            rate(name, pixels, lambda place=place, again=again: reports.append(flatten(*place, again)))
+            reports.append(flatten(*place, RunOptions(overwrite=True)))
+
+        ways = {LOOP: loop, SCIPY: with_scipy, KERNEL: kernel}
+        ways |= {f"whole stage, {what.upper()} written": partial(stage, what) for what in ("png", "tif")}
+        took = in_turn(ways, 3)
+        rates = {name: (part.valid.size if name == LOOP else pixels) / took[name].clock for name in ways}
         pairs = ((sheets[KERNEL][: len(sheets[other])], sheets[other]) for other in (LOOP, SCIPY))
         far = [int(np.abs(ours.astype(int) - theirs).max()) for ours, theirs in pairs]
     print(f"\nflatten: {surface.shape[0]} x {surface.shape[1]} pixels of {scroll.shape}, depth {DEPTH}")
     for name, each in rates.items():
         told = f"{each / rates[LOOP]:>7.0f} x loop  {each / rates[SCIPY]:>6.1f} x scipy"
-        print(f"  {name:<40} {each:>12,.0f} pixels/s  {told}")
+        print(f"  {name:<40} {each:>12,.0f} pixels/s  {told}  peak {took[name].peak:.2f} GB")
     print(f"  chunks: {reports[-1].needed} needed, {reports[-1].fetched} read")
     print(f"  largest difference: {far[0]} from the loop, {far[1]} from scipy (of 255)")
 
@@ -136,7 +125,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args(arguments).quick
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(machine())
     bench(*((200, 64, 600) if quick else (384, 512, 10_000)))
 
 

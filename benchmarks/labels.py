@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import math
 import os
-import platform
 import resource
 import tempfile
 import time
@@ -35,6 +34,7 @@ import numpy as np
 import zarr
 from scipy.spatial.distance import cdist
 
+from benchmarks.report import machine
 from inkzarr.core.buckets import Buckets, Rule, Strip, scan_strip
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.job import Computed, Job, RunOptions
@@ -283,7 +283,7 @@ def main(arguments=None):
     parser.add_argument("--only", choices=("labels", "patches", "split"))
     chosen = parser.parse_args(arguments)
     quick = chosen.quick
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(machine())
     if chosen.only in (None, "labels"):
         bench_labels(160 if quick else 640, 640 if quick else 20_000)
     if chosen.only in (None, "patches"):

@@ -11,11 +11,10 @@ pretrained  the same run as the first, from a network that filled in masked boxe
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import tempfile
 from pathlib import Path
 
+from benchmarks.report import machine
 from inkzarr.demo import CONFIG, LEARNED, SCROLL, prepare
 from inkzarr.pretrain import pretrain
 from inkzarr.testing.synthetic import SyntheticScroll
@@ -49,9 +48,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args(arguments).quick
     scroll = SyntheticScroll(shape=(144, 160, 160), letter=30) if quick else SCROLL
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {scroll.shape}, seed 0"
-    )
+    print(f"{machine()}; {scroll.shape}, seed 0")
     with tempfile.TemporaryDirectory() as folder:
         logs = compare(Path(folder), scroll, *((2, 1) if quick else (12, 10)))
     for what in ("valid_loss", "f05", "auc"):

@@ -142,6 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     print(machine())
     if given.quick:
+        compare(48, 0, 1, levels=2, window=32)
         compare(48, 4, 1, levels=2, window=32)
         return
     for edge, features, rounds in [(*case, 1) for case in given.case or ()] or CASES:

@@ -6,7 +6,7 @@ processors' seconds, which others' load changes less.
 
 plain    every level is read, and the voxels of the next one, computed before, are written: no arithmetic,
          no ledger; same chunks, codec, blocks and threads
-dask     `dask.array.coarsen` with the mean, `to_zarr`, level after level, on threads; of labels the mean of
+dask     `dask.array.coarsen` with the mean, `store`, level after level, on threads; of labels the mean of
          all votes, and their sum
 ours     the stage, with its ledger
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 import zarr
 from numcodecs import Blosc
 
+from benchmarks.report import machine
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.halving import halve_labels
 from inkzarr.core.job import Computed, Job, RunOptions
@@ -170,7 +170,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args(arguments).quick
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(machine())
     for kind in ("scan", "prediction", LABELS):
         bench(256 if quick else 768, 1 if quick else 3, kind)
 

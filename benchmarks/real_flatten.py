@@ -24,12 +24,12 @@ import tifffile
 import xarray as xr
 from scipy.ndimage import map_coordinates
 
+from benchmarks.report import SCROLL_1
 from inkzarr.core.surface import open_surface
 from inkzarr.flatten import FlattenSettings, flatten
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SURFACE = "tifxyz_20241113070770"
-SCROLL_1 = (14376, 7888, 8096)
 CUTTING = slice(60, 69)
 """Rows and columns of the grid."""
 TILE, TILES = 64, 40

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.report import SCROLL_1
 from inkzarr.core.geometry import Zyx
 from inkzarr.core.ppm import write_ppm_bands
 from inkzarr.core.surface import open_surface
@@ -30,7 +31,7 @@ from inkzarr.labels import LabelSettings, labels
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAME, SURFACE = "20230904135535", "20241113070770"
-SHAPE, SCROLL_1 = Zyx(3000, 3000, 3000), Zyx(14376, 7888, 8096)
+SHAPE = Zyx(3000, 3000, 3000)
 PIXELS = (7101, 4538)
 BAND, SHARE, CHUNK = 64, 0.01, 128
 
@@ -104,7 +105,7 @@ def surface_of_scroll_1(home: Path, *, quick: bool) -> None:
     values = np.kron(painted.astype(np.uint8), np.full((edge, edge), 255, np.uint8))
     rows, cols = surface.shape
     Image.fromarray(values[:rows, :cols]).save(home / f"{SURFACE}_inklabels.png")
-    settings = LabelSettings(shape=SCROLL_1, skip_blank=edge)
+    settings = LabelSettings(shape=Zyx(*SCROLL_1), skip_blank=edge)
     report = run(folder, home / f"{SURFACE}_inklabels.png", home / "scroll1.zarr", settings)
     touched = set()
     for row, col in np.argwhere(painted) * edge:

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -28,6 +26,7 @@ import numpy as np
 import torch
 import zarr
 
+from benchmarks.report import machine
 from inkzarr.core.geometry import Box
 from inkzarr.core.store import open_stored, open_volume
 from inkzarr.flatten import FlattenSettings, flatten
@@ -136,7 +135,7 @@ def main(arguments=None):
     quick = parser.parse_args(arguments).quick
     import s3fs
 
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(machine())
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         served = folder / "served"

@@ -3,17 +3,19 @@
     python -m benchmarks.report               # hours
     python -m benchmarks.report --quick       # minutes, sizes that prove nothing
     python -m benchmarks.report --only network --only predict
+    python -m benchmarks.report --only predict -- --case 256 8
 
 Each module runs in a process of its own and prints its tables; here they get a date, the machine, the
-command, the versions and the time that each took. A module that fails says so, and the others go on. With
---only, the other modules' sections of an earlier run stay as they are.
+command, the versions and the time that each took. A module that fails says so, and the others go on; the exit
+code tells. With --only, the other modules' sections of an earlier run stay as they are; what follows -- is
+given to the modules.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
-import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -33,6 +35,7 @@ MODULES = {
     "memory": "peak memory of ingest and predict, and of a volume eight times larger",
     "labels": "label projection, patches and split, beside what they replace",
     "real_labels": "labels of real segments",
+    "ingest": "TIFF slices into chunks, beside a loop and Dask",
     "pyramid": "coarser levels, beside Dask",
     "storage": "chunks on a local disk, beside zarr-python, zarrs and tensorstore",
     "remote": "reading over a slow line, beside zarr on fsspec, obstore and tensorstore",
@@ -52,10 +55,15 @@ PACKAGES = [
     "monai",
     "pytorch3dunet",
     "dask-image",
+    "connected-components-3d",
+    "numcodecs",
     "tensorstore",
     "zarrs",
     "obstore",
+    "nnunetv2",
+    "vesuvius",
 ]
+FAILED = "FAILED:"
 HEAD = """# Results
 
 Written by `make bench` (`python -m benchmarks.report`). Only ratios within one table compare: a machine that
@@ -79,14 +87,23 @@ def machine() -> str:
 
 
 def versions() -> str:
-    """Of Python and what the figures depend on."""
-    found = [f"Python {platform.python_version()}"]
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    """Of Python and what the figures depend on; of the peers' environment where it has others."""
+    code = (
+        "import importlib.metadata, json\n"
+        "print(json.dumps({one.name: one.version for one in importlib.metadata.distributions()}))"
+    )
+    found = []
+    for python in dict.fromkeys((sys.executable, interpreter())):
+        told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+        here = {name.lower(): version for name, version in json.loads(told).items()}
+        found.append({name: here[name] for name in PACKAGES if name in here})
+    more = {name: version for name, version in found[-1].items() if found[0].get(name) != version}
+    lines = [
+        f"Python {platform.python_version()}",
+        *(f"{name} {version}" for name, version in found[0].items()),
+    ]
+    beside = "; beside it " + ", ".join(f"{name} {version}" for name, version in more.items()) if more else ""
+    return ", ".join(lines) + beside
 
 
 def section(name: str, options: list[str]) -> str:
@@ -97,7 +114,7 @@ def section(name: str, options: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     text = done.stdout.strip()
     if done.returncode:
-        text += "\n\nFAILED: " + (done.stderr.strip().splitlines() or ["?"])[-1]
+        text += f"\n\n{FAILED} " + (done.stderr.strip().splitlines() or ["?"])[-1]
     today = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines = [
         f"## {name}: {MODULES[name]}",
@@ -116,14 +133,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--only", action="append", choices=MODULES, help="these modules alone")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the page")
+    parser.add_argument("options", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    options = [*(["--quick"] if given.quick else []), *given.options]
     before = given.out.read_text() if given.out.exists() else ""
     parts = {part.split(":")[0]: f"## {part}" for part in re.split(r"^## ", before, flags=re.MULTILINE)[1:]}
     for name in given.only or MODULES:
-        parts[name] = section(name, ["--quick"] if given.quick else [])
+        parts[name] = section(name, options)
         page = [HEAD, *(parts[known].strip() + "\n" for known in MODULES if known in parts)]
         given.out.write_text("\n".join(page))
-        print(f"{name} done", flush=True)
+        print(f"{name} {'failed' if FAILED in parts[name] else 'done'}", flush=True)
+    if any(FAILED in parts[name] for name in given.only or MODULES):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

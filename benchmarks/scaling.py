@@ -5,19 +5,21 @@
 
 scroll     14376 x 7888 x 8096 voxels of which one chunk in thousands is stored, one in every layer of the
            first column among them, so that none of its blocks is left out as air; the network replaced by a
-           constant: time of `--plan` for all of it, and of one column of blocks: until the first is written,
-           a block at the start and at the end
-scheduler  peak of a Dask scheduler's process while two workers take up all of that shape, for two minutes
+           constant: time of the command with `--plan`, and of the command until its first chunk is written;
+           of one column of blocks what a block takes at the start and at the end; and the same of a volume an
+           eighth as large
+scheduler  memory of a Dask scheduler's process while two workers take up all of that shape, for two minutes
 workers    the same volume with one worker process of a Dask cluster and with two, after a small one each
-memory     peak beyond the imports, of volumes of 256^3 to 1536^3 (constant network), beside MONAI and nnU-Net
-           to 1024^3; ours makes its blocks as wide as the memory at hand allows, up to 1024, and is also
-           given little
+memory     peak beyond the imports (constant network), beside MONAI and nnU-Net up to 1024^3; ours makes its
+           blocks as wide as the memory at hand allows, up to 1024, and is also given little; below each how
+           often it runs a window
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -33,7 +35,8 @@ import zarr
 from benchmarks.predict import PEERS, ROOT, run
 from benchmarks.report import SCROLL_1, interpreter, machine
 from benchmarks.sliding_peers import held
-from inkzarr.core.job import RunOptions
+from inkzarr.core import runner
+from inkzarr.core.job import Plan, RunOptions
 from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.engine import Engine
 from inkzarr.nn.unet import UNet3D
@@ -41,7 +44,8 @@ from inkzarr.predict import PredictSettings, plan_predict, predict_volume
 
 LITTLE = 400_000_000
 THEIR_MOST = 1024
-"""Edge of the largest volume that the peers are given: they would take 57 and 39 GB for 1536^3."""
+"""Edge of the largest volume that the peers are given."""
+SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def network(folder: Path) -> str:
@@ -75,24 +79,44 @@ def be_constant() -> None:
     Engine.probabilities = constant
 
 
+def command(*arguments: str) -> subprocess.Popen:
+    """`inkzarr predict` as one runs it, but for the network."""
+    code = (
+        "from benchmarks.scaling import be_constant; from inkzarr.cli import main\n"
+        f"be_constant(); main({['predict', *arguments]!r})"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, **SILENT)
+
+
+def redundancy(plan: Plan) -> str:
+    return re.search(r"redundancy\s+([\d.]+)", str(plan))[1]
+
+
 def scroll(shape: tuple[int, ...], stored: int) -> None:
     """A child of `main`: it must have done nothing else."""
-    be_constant()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = sparse(folder, shape, stored), network(folder), f"{name}/ink.zarr"
         began = time.perf_counter()
-        plan = plan_predict(*given)
+        if command(*given, "--plan").wait():
+            raise RuntimeError(given)
         planned = time.perf_counter() - began
-        from inkzarr.core import runner
-
+        began = time.perf_counter()
+        with command(*given) as whole:
+            while whole.poll() is None and not any(folder.glob("ink.zarr/0/*/*/*")):
+                time.sleep(0.02)
+            started = time.perf_counter() - began
+            whole.kill()
+        box = f":,:{min(1024, shape[1])},:{min(1024, shape[2])}"
+        be_constant()
+        plan = plan_predict(*given[:2], f"{name}/column.zarr")
         before, written = held("VmRSS"), []
         original = runner._Task._write
         runner._Task._write = lambda *a: (original(*a), written.append(time.perf_counter()))[0]
+        Path("/proc/self/clear_refs").write_text("5")
         began = time.perf_counter()
-        report = predict_volume(
-            *given, PredictSettings(box=f":,:{min(1024, shape[1])},:{min(1024, shape[2])}")
-        )
+        report = predict_volume(*given[:2], f"{name}/column.zarr", PredictSettings(box=box))
         total = time.perf_counter() - began
         peak = held("VmHWM") - before
     tenth = max(1, len(written) // 10)
@@ -101,9 +125,9 @@ def scroll(shape: tuple[int, ...], stored: int) -> None:
         for part in (written[: tenth + 1], written[-tenth - 1 :])
     ]
     print(f"\nscroll {shape}, {stored} chunks and a column stored, no network")
-    print("  " + next(line for line in str(plan).splitlines() if line.startswith("redundancy")))
-    print(f"  {'plan':<28} {planned:8.2f} s")
-    print(f"  {'first block written after':<28} {written[0] - began:8.2f} s")
+    print(f"  {'how often a window is run':<28} {redundancy(plan):>8}")
+    print(f"  {'the command with --plan':<28} {planned:8.2f} s")
+    print(f"  {'its first chunk written after':<28} {started:7.2f} s")
     print(f"  a column of {report.blocks} blocks in {total:.1f} s")
     print(f"  {'a block, of the first tenth':<28} {a_block[0]:8.1f} ms, of the last {a_block[1]:.1f} ms")
     print(f"  {'peak beyond the plan':<28} {peak:8.2f} GB, blocks in flight included")
@@ -144,15 +168,14 @@ def scheduler(shape: tuple[int, ...], stored: int, seconds: float) -> None:
     """A scheduler and two workers as one starts them for a cluster; it is given up after a while."""
     from distributed import Client
 
-    dask = [sys.executable, "-m", "dask"]
-    quiet = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stderr": subprocess.DEVNULL}
+    dask, environment = [sys.executable, "-m", "dask"], os.environ | {"PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         scan, unet = sparse(folder, shape, stored), network(folder)
         place = folder / "scheduler.json"
 
-        def start(*command: str) -> subprocess.Popen:
-            process = stack.enter_context(subprocess.Popen([*dask, *command], **quiet))
+        def start(*words: str) -> subprocess.Popen:
+            process = stack.enter_context(subprocess.Popen([*dask, *words], env=environment, **SILENT))
             stack.callback(process.kill)
             return process
 
@@ -163,51 +186,59 @@ def scheduler(shape: tuple[int, ...], stored: int, seconds: float) -> None:
             start("worker", "--scheduler-file", str(place), "--nthreads", "1", "--no-dashboard")
         client = stack.enter_context(Client(scheduler_file=str(place)))
         client.wait_for_workers(2)
-        idle = held("VmHWM", process.pid)
         client.run(be_constant)
-        code = (
-            "from inkzarr.core.job import RunOptions; from inkzarr.predict import predict_volume\n"
-            f"options = RunOptions(scheduler={client.scheduler.address!r}, json_logs=True)\n"
-            f"predict_volume({scan!r}, {unet!r}, {name + '/ink.zarr'!r}, options=options)"
+        told = {"connected": held("VmHWM", process.pid)}
+        run = stack.enter_context(
+            command(scan, unet, f"{name}/ink.zarr", "--scheduler", client.scheduler.address)
         )
-        run = stack.enter_context(subprocess.Popen([sys.executable, "-c", code], **quiet))
         stack.callback(run.kill)
-        with suppress(subprocess.TimeoutExpired):
-            run.wait(seconds)
-        peak = held("VmHWM", process.pid)
-        written = sum(1 for path in folder.glob("ink.zarr/0/*/*/*") if path.is_file())
-    print(f"\nscheduler: {shape}, {stored} chunks and a column stored, no network, two workers, {seconds} s")
-    print(f"  peak of its process, connected   {idle:8.2f} GB")
-    print(f"  at work, {written} chunks written {peak:8.2f} GB")
+        for _ in range(2):
+            with suppress(subprocess.TimeoutExpired):
+                run.wait(seconds / 2)
+            if run.poll():
+                raise RuntimeError(run.args)
+            chunks = sum(1 for path in folder.glob("ink.zarr/0/*/*/*") if path.is_file())
+            told[f"{chunks} chunks written"] = held("VmHWM", process.pid)
+    print(f"\nscheduler: {shape}, {stored} chunks and a column stored, no network, two workers")
+    for when, peak in told.items():
+        print(f"  peak of its process, {when:<24} {peak:6.2f} GB")
 
 
-def memory(edges: list[int], window: int) -> None:
+def memory(shapes: list[tuple[int, ...]], window: int) -> None:
     print(f"\nmemory: peak beyond the imports, GB, no network, windows of {window}")
     rows: dict[str, list[str]] = {}
-    for edge in edges:
+    for shape in shapes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            network(folder)
-            voxels = np.full((edge,) * 3, 9, np.uint8)
-            beside = edge <= THEIR_MOST
+            unet = network(folder)
+            voxels = np.full(shape, 9, np.uint8)
+            beside = max(shape) <= THEIR_MOST
             if beside:
                 np.save(folder / "voxels.npy", voxels)
             for scan, part in (("scan", voxels), ("warm", voxels[:window, :window, :window])):
                 zarr.create_array(
                     folder / f"{scan}.zarr", data=part, chunks=(min(128, window),) * 3, zarr_format=2
                 )
+            for title, given in (("inkzarr", None), (f"inkzarr, of {LITTLE / 1e9} GB", LITTLE)):
+                ours = [sys.executable, "-m", "benchmarks.sliding_ours", name, str(window), "0"]
+                told = run([*ours, *([str(given)] if given else [])])
+                plan = plan_predict(
+                    f"{name}/scan.zarr",
+                    unet,
+                    f"{name}/x",
+                    PredictSettings(window=window),
+                    RunOptions(memory=given),
+                )
+                rows.setdefault(title, []).append(told["peak_gb"] if isinstance(told, dict) else told)
+                rows.setdefault(f"{title}, runs a window", []).append(float(redundancy(plan)))
             script = str(ROOT / "benchmarks" / "sliding_peers.py")
-            ours = [sys.executable, "-m", "benchmarks.sliding_ours", name, str(window), "0"]
-            ways = {"inkzarr": ours, f"inkzarr, of {LITTLE / 1e9} GB": [*ours, str(LITTLE)]}
             for what, title in PEERS.items():
-                ways[title] = [interpreter(), script, what, name, str(window), "0", "2"]
-            for title, command in ways.items():
-                told = run(command) if beside or title.startswith("inkzarr") else "not run"
-                shown = f"{told['peak_gb']:8.2f}" if isinstance(told, dict) else f"{'-':>8}"
-                rows.setdefault(title, []).append(shown)
-    print(f"  {'':<22}" + "".join(f"{edge:>6}^3" for edge in edges))
+                told = run([interpreter(), script, what, name, str(window), "0", "2"]) if beside else "-"
+                rows.setdefault(title, []).append(told["peak_gb"] if isinstance(told, dict) else told)
+    print(f"  {'':<32}" + "".join(f"{'x'.join(map(str, shape)):>16}" for shape in shapes))
     for title, shown in rows.items():
-        print(f"  {title:<22}" + "".join(shown))
+        line = "".join(f"{one:>16.2f}" if isinstance(one, float) else f"{one:>16}" for one in shown)
+        print(f"  {title:<32}{line}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -222,15 +253,23 @@ def main(arguments: list[str] | None = None) -> None:
     sys.stdout.flush()
     shape, stored = ((1000, 300, 300), 9) if given.quick else (SCROLL_1, 100)
     if given.only in (None, "scroll"):
-        code = f"from benchmarks.scaling import scroll; scroll({shape}, {stored})"
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-c", code], check=True, env=environment, stderr=subprocess.DEVNULL)
+        for one in (shape, tuple(n // 2 for n in shape)):
+            code = f"from benchmarks.scaling import scroll; scroll({one}, {stored})"
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, env=environment, stderr=subprocess.DEVNULL
+            )
     if given.only in (None, "scheduler"):
         scheduler(shape, stored, 120)
     if given.only in (None, "workers"):
         workers(*((128, 2, 32, 1) if given.quick else (256, 4, 64, 3)))
     if given.only in (None, "memory"):
-        memory([64, 96] if given.quick else [256, 512, 1024, 1536], 32 if given.quick else 128)
+        cubes = (
+            [(64,) * 3, (96,) * 3]
+            if given.quick
+            else [(256,) * 3, (512,) * 3, (1024,) * 3, (512, 2048, 2048)]
+        )
+        memory(cubes, 32 if given.quick else 128)
 
 
 if __name__ == "__main__":

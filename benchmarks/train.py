@@ -5,8 +5,6 @@ second are compared with those that forward and backward consume. Memory is the 
 """
 
 import argparse
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 import zarr
 
+from benchmarks.report import machine
 from inkzarr.core.store import open_stored
 from inkzarr.nn.augment import apply
 from inkzarr.nn.chunks import ChunkCache, Labels, Voxels
@@ -43,7 +42,7 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args(arguments).quick
     edge, window, f_maps, levels, some = (96, 32, 4, 3, 8) if quick else (512, 128, 32, 5, 48)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, window {window}^3")
+    print(f"{machine()}; windows of {window}")
     with tempfile.TemporaryDirectory() as folder:
         make(folder, edge, edge // 4)
         stored = [open_stored(f"{folder}/{name}") for name in ("scan", "labels/ink", "labels/count")]

@@ -1,6 +1,7 @@
 """Benchmarks run tiny, so that they cannot rot."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from benchmarks import (
     components,
     flatten,
+    ingest,
     labels,
     learning,
     memory,
@@ -26,7 +28,7 @@ from benchmarks import (
 def test_the_predict_benchmark_prints_its_table(capsys):
     predict.main(["--quick"])
     printed = capsys.readouterr().out
-    assert "inkzarr, Zarr to Zarr" in printed
+    assert printed.count("inkzarr, Zarr to Zarr") == 2
     assert "difference to monai: at most 1 of 255" in printed
 
 
@@ -48,11 +50,36 @@ def test_the_scaling_benchmark_walks_over_a_sparse_scroll(capfd):
         assert line in printed
 
 
-def test_the_scaling_benchmark_looks_at_a_scheduler(capfd):
+@pytest.mark.cluster
+def test_the_scaling_benchmark_looks_at_clusters(capsys):
     scaling.main(["--quick", "--only", "scheduler"])
-    told = re.search(r"at work, (\d+) chunks written +([\d.]+) GB", capfd.readouterr().out)
-    assert int(told[1]) > 0
-    assert 0 < float(told[2]) < 1
+    scaling.main(["--quick", "--only", "workers"])
+    printed = capsys.readouterr().out
+    told = re.findall(r"(\d+) chunks written +([\d.]+) GB", printed)
+    assert len(told) == 2
+    assert all(int(chunks) > 0 and 0 < float(peak) < 1 for chunks, peak in told)
+    assert "2 workers" in printed
+
+
+def test_the_scaling_benchmark_measures_memory(capsys):
+    scaling.main(["--quick", "--only", "memory"])
+    printed = capsys.readouterr().out
+    assert re.search(r"inkzarr +\d\.\d\d +\d\.\d\d$", printed, re.MULTILINE)
+    assert re.search(r"inkzarr, runs a window +1\.00 +1\.00$", printed, re.MULTILINE)
+
+
+def test_the_ingest_benchmark_prints_its_table(capsys):
+    ingest.main(["--quick"])
+    assert re.search(r"ours +clock .* x loop .* x floor", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", ["nnunet", "vesuvius"])
+def test_peers_of_an_environment_of_their_own_run(peer, capsys):
+    if report.interpreter() == sys.executable:
+        pytest.skip(f"no environment with {peer}: `make bench` sets it up")
+    predict.compare(48, 4, 1, levels=2, window=32)
+    assert f"difference to {peer}: at most" in capsys.readouterr().out
 
 
 def test_the_memory_benchmark_prints_its_table(capsys):

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -12,6 +13,7 @@ from torch.nn import functional
 from inkzarr.core.errors import InputError
 from inkzarr.nn.fast import moments, prepare
 from inkzarr.nn.unet import UNet3D
+from tests.peers import theirs
 
 
 def network(seed=0, **options):
@@ -54,6 +56,21 @@ def threads():
 @pytest.mark.parametrize("window", [(32, 48, 16), (16, 32, 64)])
 def test_published_architecture(window):
     assert difference(network(f_maps=32, levels=5), windows(1, 1, *window)) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_real_window_gives_what_pytorch3dunet_gives(real_data):
+    """Papyrus 13 voxels deep, zeros beyond, of the architecture that is published."""
+    papyrus = zarr.open_array(real_data / "scroll1_20231005123335_2-4_left" / "volume.zarr", mode="r")
+    batch = torch.zeros(1, 1, 16, 128, 128)
+    batch[0, 0, :13] = torch.from_numpy(papyrus[:, 600:728, 400:528]) / 255
+    model = network(f_maps=32, levels=5)
+    peer = theirs(f_maps=32, levels=5).eval()
+    peer.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        expected = peer(batch).sigmoid()
+    assert float(expected.std()) > 0.01
+    assert float((prepare(model)(batch).sigmoid() - expected).abs().max()) < 1e-4
 
 
 @given(

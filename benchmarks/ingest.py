@@ -1,0 +1,91 @@
+"""Ingest of a folder of TIFF slices, beside what one would write without it, in one run.
+
+    python -m benchmarks.ingest             # a minute or two, 2 cores
+    python -m benchmarks.ingest --quick     # seconds, as the tests run it
+
+Slices of 16 bit, half of each air, become uint8 chunks of 128^3 (blosc zstd 1).
+
+loop    128 slices are read with tifffile, one after the other, and written with zarr-python
+dask    `dask_image.imread`, the same arithmetic, rechunked, written on threads
+ours    the stage, with its ledger
+floor   the slices are read, as many at a time as there are cores, and the chunks, cut before, are compressed
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dask
+import numpy as np
+import tifffile
+from dask_image.imread import imread
+
+from benchmarks.report import machine
+from benchmarks.storage import CHUNKS, COMPRESSORS, empty, scan
+from benchmarks.timing import in_turn, show
+from inkzarr.core.job import RunOptions
+from inkzarr.core.store import open_stored
+from inkzarr.ingest import IngestSettings, ingest
+
+
+def main(arguments=None):
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    quick = parser.parse_args(arguments).quick
+    print(machine())
+    edge, rounds = (256, 1) if quick else (768, 3)
+    voxels = scan(edge)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "slices").mkdir()
+        slices = [folder / "slices" / f"{z:04}.tif" for z in range(edge)]
+        for path, plane in zip(slices, voxels.astype(np.uint16) << 8, strict=True):
+            tifffile.imwrite(path, plane)
+        place = folder / "out.zarr"
+        codec = COMPRESSORS[2]
+        corners = np.ndindex(*(edge // n for n in CHUNKS))
+        cut = [voxels[tuple(slice(128 * i, 128 * i + 128) for i in at)].copy() for at in corners]
+
+        def loop():
+            out = empty(place, voxels, 2)
+            for z in range(0, edge, 128):
+                planes = np.stack([tifffile.imread(path) for path in slices[z : z + 128]])
+                out[z : z + 128] = (planes >> 8).astype(np.uint8)
+
+        def with_dask():
+            with dask.config.set(scheduler="threads"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # of what it reads with
+                lazy = (imread(f"{folder}/slices/*.tif") >> 8).astype("uint8").rechunk(CHUNKS)
+                dask.array.store(lazy, empty(place, voxels, 2), lock=False)
+
+        def ours():
+            shutil.rmtree(place, ignore_errors=True)
+            ingest(folder / "slices", place, IngestSettings(voxel_size_um=7.91), RunOptions(json_logs=True))
+
+        def floor():
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(tifffile.imread, slices))
+                list(pool.map(codec.encode, (chunk for chunk in cut if chunk.any())))
+
+        ways = {"loop": loop, "dask": with_dask, "ours": ours}
+        for way in ways.values():
+            shutil.rmtree(place, ignore_errors=True)
+            way()
+            np.testing.assert_array_equal(open_stored(str(place)).array[:], voxels)
+        table = in_turn(ways | {"floor": floor}, rounds, warm=False)
+    told = f"{edge} slices of {edge} x {edge} in, {voxels.nbytes / 1e6:.0f} MB out"
+    print(f"\ningest: {told}, medians of {rounds}")
+    show(table, ("loop", "loop"), ("floor", "floor"))
+
+
+if __name__ == "__main__":
+    main()
