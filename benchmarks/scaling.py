@@ -206,7 +206,7 @@ def scheduler(shape: tuple[int, ...], stored: int, seconds: float) -> None:
 
 def memory(shapes: list[tuple[int, ...]], window: int) -> None:
     print(f"\nmemory: peak beyond the imports, GB, no network, windows of {window}")
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, list[float | str]] = {}
     for shape in shapes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -235,10 +235,10 @@ def memory(shapes: list[tuple[int, ...]], window: int) -> None:
             for what, title in PEERS.items():
                 told = run([interpreter(), script, what, name, str(window), "0", "2"]) if beside else "-"
                 rows.setdefault(title, []).append(told["peak_gb"] if isinstance(told, dict) else told)
-    print(f"  {'':<32}" + "".join(f"{'x'.join(map(str, shape)):>16}" for shape in shapes))
+    print(f"  {'':<36}" + "".join(f"{'x'.join(map(str, shape)):>16}" for shape in shapes))
     for title, shown in rows.items():
         line = "".join(f"{one:>16.2f}" if isinstance(one, float) else f"{one:>16}" for one in shown)
-        print(f"  {title:<32}{line}")
+        print(f"  {title:<36}{line}")
 
 
 def main(arguments: list[str] | None = None) -> None:
