@@ -192,16 +192,16 @@ def scheduler(shape: tuple[int, ...], stored: int, seconds: float) -> None:
             command(scan, unet, f"{name}/ink.zarr", "--scheduler", client.scheduler.address)
         )
         stack.callback(run.kill)
-        for _ in range(2):
+        for when in ("half way", "at the end"):
             with suppress(subprocess.TimeoutExpired):
                 run.wait(seconds / 2)
             if run.poll():
                 raise RuntimeError(run.args)
             chunks = sum(1 for path in folder.glob("ink.zarr/0/*/*/*") if path.is_file())
-            told[f"{chunks} chunks written"] = held("VmHWM", process.pid)
+            told[f"{when}, {chunks} chunks written"] = held("VmHWM", process.pid)
     print(f"\nscheduler: {shape}, {stored} chunks and a column stored, no network, two workers")
     for when, peak in told.items():
-        print(f"  peak of its process, {when:<24} {peak:6.2f} GB")
+        print(f"  peak of its process, {when:<34} {peak:6.2f} GB")
 
 
 def memory(shapes: list[tuple[int, ...]], window: int) -> None:

@@ -46,7 +46,7 @@ def test_the_report_runs_modules_and_keeps_what_it_does_not_run(tmp_path):
 def test_the_scaling_benchmark_walks_over_a_sparse_scroll(capfd):
     scaling.main(["--quick", "--only", "scroll"])
     printed = capfd.readouterr().out
-    for line in ("redundancy", "first block written after", "peak beyond the plan"):
+    for line in ("how often a window is run", "first chunk written after", "peak beyond the plan"):
         assert line in printed
 
 
