@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.only in (None, "scheduler"):
         scheduler(shape, stored, 120)
     if given.only in (None, "workers"):
-        workers(*((128, 2, 32, 1) if given.quick else (256, 4, 64, 3)))
+        workers(*((128, 2, 32, 1) if given.quick else (256, 4, 64, 2)))
     if given.only in (None, "memory"):
         cubes = (
             [(64,) * 3, (96,) * 3]
