@@ -16,7 +16,7 @@ import asyncio
 import importlib
 import json
 import re
-import threading
+import time
 import webbrowser
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -155,7 +155,8 @@ class Viewing:
 
     def wait(self) -> None:
         """Stay until interrupted."""
-        threading.Event().wait()
+        while True:  # a signal that comes just before a wait without end would not end it
+            time.sleep(1)
 
 
 def view(
