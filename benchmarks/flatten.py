@@ -10,7 +10,6 @@ from the Zarr (on as many threads as we have); our kernel, and our stage with th
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import numpy as np
 import zarr
 from scipy.ndimage import map_coordinates
 
-from benchmarks.report import machine
+from benchmarks.report import is_quick, machine
 from benchmarks.timing import in_turn
 from inkzarr.core.chunk_cache import ChunkCache
 from inkzarr.core.job import RunOptions
@@ -122,9 +121,7 @@ def bench(edge: int, height: int, sample: int) -> None:
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args(arguments).quick
+    quick = is_quick(__doc__, arguments)
     print(machine())
     bench(*((200, 64, 600) if quick else (384, 512, 10_000)))
 

@@ -1,6 +1,6 @@
 """Ingest of a folder of TIFF slices, beside what one would write without it, in one run.
 
-    python -m benchmarks.ingest             # a minute or two, 2 cores
+    python -m benchmarks.ingest             # two minutes, 2 cores
     python -m benchmarks.ingest --quick     # seconds, as the tests run it
 
 Slices of 16 bit, half of each air, become uint8 chunks of 128^3 (blosc zstd 1).
@@ -13,7 +13,6 @@ floor   the slices are read, as many at a time as there are cores, and the chunk
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -26,7 +25,7 @@ import numpy as np
 import tifffile
 from dask_image.imread import imread
 
-from benchmarks.report import machine
+from benchmarks.report import is_quick, machine
 from benchmarks.storage import CHUNKS, COMPRESSORS, empty, scan
 from benchmarks.timing import in_turn, show
 from inkzarr.core.job import RunOptions
@@ -36,11 +35,7 @@ from inkzarr.ingest import IngestSettings, ingest
 
 def main(arguments=None):
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    quick = parser.parse_args(arguments).quick
+    quick = is_quick(__doc__, arguments)
     print(machine())
     edge, rounds = (256, 1) if quick else (768, 3)
     voxels = scan(edge)

@@ -10,11 +10,10 @@ pretrained  the same run as the first, from a network that filled in masked boxe
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks.report import machine
+from benchmarks.report import is_quick, machine
 from inkzarr.demo import CONFIG, LEARNED, SCROLL, prepare
 from inkzarr.pretrain import pretrain
 from inkzarr.testing.synthetic import SyntheticScroll
@@ -42,11 +41,7 @@ def compare(home: Path, scroll: SyntheticScroll, epochs: int, before: int) -> di
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args(arguments).quick
+    quick = is_quick(__doc__, arguments)
     scroll = SyntheticScroll(shape=(144, 160, 160), letter=30) if quick else SCROLL
     print(f"{machine()}; {scroll.shape}, seed 0")
     with tempfile.TemporaryDirectory() as folder:

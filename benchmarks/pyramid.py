@@ -13,7 +13,6 @@ ours     the stage, with its ledger
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -28,7 +27,7 @@ import numpy as np
 import zarr
 from numcodecs import Blosc
 
-from benchmarks.report import machine
+from benchmarks.report import is_quick, machine
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.halving import halve_labels
 from inkzarr.core.job import Computed, Job, RunOptions
@@ -167,9 +166,7 @@ def bench(edge: int, rounds: int, kind: str) -> None:
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args(arguments).quick
+    quick = is_quick(__doc__, arguments)
     print(machine())
     for kind in ("scan", "prediction", LABELS):
         bench(256 if quick else 768, 1 if quick else 3, kind)

@@ -13,7 +13,6 @@ and with one.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 import zarr
 
-from benchmarks.report import machine
+from benchmarks.report import is_quick, machine
 from inkzarr.core.geometry import Box
 from inkzarr.core.store import open_stored, open_volume
 from inkzarr.flatten import FlattenSettings, flatten
@@ -130,9 +129,7 @@ def bench_traffic(places, folder):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args(arguments).quick
+    quick = is_quick(__doc__, arguments)
     import s3fs
 
     print(machine())

@@ -86,6 +86,14 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB, load {os.getloadavg()[0]:.1f}"
 
 
+def is_quick(told: str | None, arguments: list[str] | None) -> bool:
+    """Whether a module that knows no other option is to run tiny; `told` is what --help prints."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    quick: bool = parser.parse_args(arguments).quick
+    return quick
+
+
 def versions() -> str:
     """Of Python and what the figures depend on; of the peers' environment where it has others."""
     code = (

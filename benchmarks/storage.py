@@ -1,6 +1,6 @@
 """Chunks read and written on a local disk, beside other ways to do it, in one run.
 
-    python -m benchmarks.storage             # a minute, 2 cores
+    python -m benchmarks.storage             # six minutes, 2 cores
     python -m benchmarks.storage --quick     # seconds, as the tests run it
 
 A scan half of which is air, in chunks of 128^3 (blosc zstd 1), whose files the machine has just held: what
@@ -13,7 +13,6 @@ thread, chunk after chunk.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from itertools import product
@@ -24,7 +23,7 @@ import zarr
 from numcodecs import Blosc
 from zarr.codecs import BloscCodec
 
-from benchmarks.report import machine
+from benchmarks.report import is_quick, machine
 from benchmarks.timing import in_turn, show
 from inkzarr.core.buffer import write_voxels
 from inkzarr.core.geometry import Box, Grid, Zyx
@@ -67,12 +66,13 @@ def with_zarrs(way):
     return run
 
 
-def why_not(way) -> str:
-    """What it raises, in one line; "" where it works."""
+def why_not(way, place: Path) -> str:
+    """What it raises, in one line that tells no folder of this run; "" where it works."""
     try:
         way()
     except Exception as error:  # noqa: BLE001 - whatever a peer does not do is told
-        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        told = f"{type(error).__name__}: {error}".replace(str(place), place.name)
+        return " ".join(told.split())[:200]
     return ""
 
 
@@ -126,11 +126,7 @@ def floors(voxels: np.ndarray) -> dict:
 
 def main(arguments=None):
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    quick = parser.parse_args(arguments).quick
+    quick = is_quick(__doc__, arguments)
     print(machine())
     edge, rounds = (256, 1) if quick else (768, 7)
     voxels = scan(edge)
@@ -141,7 +137,7 @@ def main(arguments=None):
             print(f"\n{what}: {voxels.shape}, half of it air, Zarr {kind}")
             ways = ways_to(place, voxels, kind)
             for title, way in list(ways.items()):
-                if told := why_not(way):
+                if told := why_not(way, place):
                     print(f"  {title} cannot: {told}")
                     del ways[title]
                     continue

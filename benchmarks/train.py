@@ -4,7 +4,6 @@
 second are compared with those that forward and backward consume. Memory is the process's peak while reading.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 import zarr
 
-from benchmarks.report import machine
+from benchmarks.report import is_quick, machine
 from inkzarr.core.store import open_stored
 from inkzarr.nn.augment import apply
 from inkzarr.nn.chunks import ChunkCache, Labels, Voxels
@@ -38,9 +37,7 @@ def make(folder, edge, chunk):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args(arguments).quick
+    quick = is_quick(__doc__, arguments)
     edge, window, f_maps, levels, some = (96, 32, 4, 3, 8) if quick else (512, 128, 32, 5, 48)
     print(f"{machine()}; windows of {window}")
     with tempfile.TemporaryDirectory() as folder:
