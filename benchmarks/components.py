@@ -42,6 +42,7 @@ from inkzarr.core.foreground import label_block
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.job import RunOptions
 from inkzarr.core.joins import BlockRuns, Joiner
+from tests.peak import ALLOCATOR
 
 LEAST = 128
 EVERYWHERE = np.ones((3, 3, 3))
@@ -157,7 +158,7 @@ def bench_dask(edge, chunks):
 
 def bench_peak(edge):
     script = Path(__file__).parents[1] / "tests" / "peak.py"
-    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
+    environment = os.environ | ALLOCATOR
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(script), "components", folder, str(edge)]
         printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

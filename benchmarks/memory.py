@@ -20,17 +20,20 @@ import numpy as np
 import tifffile
 import torch
 
+from benchmarks.report import ROOT
 from inkzarr.nn.checkpoint import save_checkpoint
 from inkzarr.nn.unet import UNet3D
 from tests.peak import ALLOCATOR
 
 RUN = """
-import resource, sys
+import sys
+from pathlib import Path
+from benchmarks.sliding_peers import held
 from inkzarr.core.job import RunOptions
 from inkzarr.ingest import ingest
 from inkzarr.predict import PredictSettings, predict_volume
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-base = peak()
+Path("/proc/self/clear_refs").write_text("5")
+base = 1000 * held("VmRSS")
 stage, folder, depth = sys.argv[1:]
 options = RunOptions(workers=2, json_logs=True)
 if stage == "ingest":
@@ -38,14 +41,14 @@ if stage == "ingest":
 elif stage == "predict":
     scan, unet, ink = (f"{folder}/{name}" for name in (f"scan{depth}.zarr", "unet.pt", f"ink{depth}.zarr"))
     predict_volume(scan, unet, ink, PredictSettings(window=32, overlap=0.0, block=128), options)
-print(base, peak())
+print(base, 1000 * held("VmHWM"))
 """
 
 
 def measure(stage: str, folder: Path, depth: int) -> tuple[float, float]:
     """Base and peak of one run, in MB."""
     command = [sys.executable, "-c", RUN, stage, str(folder), str(depth)]
-    environment = os.environ | ALLOCATOR
+    environment = os.environ | ALLOCATOR | {"PYTHONPATH": str(ROOT)}
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     base, peak = map(float, printed.split())
     return base, peak

@@ -43,6 +43,7 @@ from inkzarr.nn.unet import UNet3D
 ROOT = Path(__file__).resolve().parents[1]
 VESUVIUS = ROOT / "benchmarks" / "vesuvius_peer.py"
 PEERS = {"monai": "MONAI, in memory", "nnunet": "nnU-Net, in memory"}
+PASSES = ("predict", "blend", "finalize")
 CASES = ((512, 0, 3), (256, 8, 3), (256, 32, 2))
 
 
@@ -104,6 +105,8 @@ def show(told: dict[str, list[dict[str, float] | str]], against: str) -> None:
         for failed in (one for one in results if not isinstance(one, dict)):
             print(f"{title:<26} did not run: {failed}")
         good = [one | {"outside": one["total"] - one["network"]} for one in results if isinstance(one, dict)]
+        if not good and first is None:
+            raise RuntimeError(results)
         if not good:
             continue
         keys = ("total", "network", "outside", "cpu", "peak_gb")
@@ -118,7 +121,8 @@ def show(told: dict[str, list[dict[str, float] | str]], against: str) -> None:
         line += f" {median['peak_gb']:6.2f} GB {median[against] / first[against]:8.2f} x as fast"
         print(f"{title:<26}{line}  {good[0]['version']}", flush=True)
         if "disk_gb" in good[0]:
-            each = ", ".join(f"{key} {good[0][key]:.1f} s" for key in ("predict", "blend", "finalize"))
+            passes = {key: statistics.median(one[key] for one in good) for key in PASSES}
+            each = ", ".join(f"{key} {seconds:.1f} s" for key, seconds in passes.items())
             print(f"{'':<26} {each}, starting included; {good[0]['disk_gb']:.2f} GB on disk")
 
 

@@ -120,7 +120,7 @@ def section(name: str, options: list[str]) -> str:
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    text = done.stdout.strip()
+    text = done.stdout.strip("\n")
     if done.returncode:
         text += f"\n\n{FAILED} " + (done.stderr.strip().splitlines() or ["?"])[-1]
     today = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
