@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -125,7 +126,7 @@ def floors(voxels: np.ndarray) -> dict:
 
     def on_all(work, given):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(work, given))
+            deque(pool.map(work, given), 0)
 
     return {"write": partial(on_all, codec.encode, full), "read": partial(on_all, codec.decode, packed)}
 
