@@ -10,8 +10,8 @@ labels   pixels a second, for both footprints, on the same data: a double loop i
          threads: their blocks' times, summed and divided, 3 to 5 % better than the clock); and the whole
          stage with the Zarr written. Beside each rate: how many times that of the first loop and the second
 patches  a label volume of which 94 % of the chunks are missing: a Dask scan of every block, windows one by
-         one (a part of them, scaled up), and the stage
-split    scipy's cdist (a part of the rows, scaled up) beside the stage
+         one (a part of them, scaled up), the stage, and its floor without a ledger: files read and unpacked
+split    scipy's cdist (a part of the rows, scaled up) beside the stage; the floor is one query of a KD-tree
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import os
 import resource
 import tempfile
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -32,9 +33,11 @@ import dask
 import dask.array as da
 import numpy as np
 import zarr
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from benchmarks.report import machine
+from benchmarks.storage import COMPRESSORS
 from inkzarr.core.buckets import Buckets, Rule, Strip, scan_strip
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.job import Computed, Job, RunOptions
@@ -173,6 +176,27 @@ def kernel_seconds(scroll, footprint):
         return alone, together
 
 
+def on_all_cores(work, given):
+    """Do it for each, and hold nothing of it."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        deque(pool.map(work, given), 0)
+
+
+def stage_floor(files, url):
+    """Read the files once and compress the chunks of what is stored there."""
+    group = zarr.open_group(url, mode="r")
+    arrays = [group[name] for name in ("ink", "count")]
+    boxes = Grid(Zyx.of(arrays[0].shape), Zyx.of(arrays[0].chunks))
+    chunks = [one[boxes.box(index).slices] for one in arrays for index in boxes.indices()]
+    full = [chunk for chunk in chunks if chunk.any()]
+
+    def floor():
+        on_all_cores(Path.read_bytes, files)
+        on_all_cores(COMPRESSORS[2].encode, full)
+
+    return seconds(floor, 3)
+
+
 def bench_labels(edge: int, sample: int) -> None:
     scroll, cores = SyntheticScroll(shape=(edge, edge, edge)), os.cpu_count() or 1
     found = scroll.segments()
@@ -187,6 +211,7 @@ def bench_labels(edge: int, sample: int) -> None:
             settings = LabelSettings(shape=Zyx.of(scroll.shape), skip_blank=0, footprint=footprint)
             place = home / "paths", home / "inklabels", home / "labels.zarr", settings
             whole = seconds(partial(labels, *place, RunOptions(overwrite=True)), 3)
+            floor = stage_floor(sorted(home.glob("paths/**/*.ppm")), str(home / "labels.zarr"))
         rates = {
             "Python double loop, in memory": loop,
             "the same, places computed before": first,
@@ -194,6 +219,7 @@ def bench_labels(edge: int, sample: int) -> None:
             f"kernel, {cores} threads": pixels / together[0],
             f"with arrays filled in, {cores} threads": pixels / together[1],
             "whole stage, Zarr written": pixels / whole,
+            "floor of the stage": pixels / floor,
         }
         for name, rate in rates.items():
             told = f"{rate / loop:>8.1f} x {rate / first:>8.1f} x"
@@ -233,6 +259,8 @@ def bench_patches(edge: int, sample: int) -> None:
                 if labelled.any():
                     np.count_nonzero(labelled & (group["ink"][window] >= 128))
 
+        files = [path for path in Path(url).glob("*/*/*/*") if path.is_file()]
+        floor = seconds(lambda: on_all_cores(lambda path: COMPRESSORS[2].decode(path.read_bytes()), files), 3)
         step = max(1, len(windows) // sample)
         single = seconds(lambda: one_by_one(windows[::step])) * len(windows) / len(windows[::step])
 
@@ -248,8 +276,14 @@ def bench_patches(edge: int, sample: int) -> None:
 
         blocks = seconds(scan)
     print(f"\npatches: {edge}^3, {stored.sum()} of {stored.size} chunks stored")
-    rows = {"windows one by one": single, "Dask scan of every block": blocks, "ours, by listed keys": bare}
-    for name, took in (rows | {"ours, with the ledger": ours}).items():
+    rows = {
+        "windows one by one": single,
+        "Dask scan of every block": blocks,
+        "ours, by listed keys": bare,
+        "its floor": floor,
+        "ours, with the ledger": ours,
+    }
+    for name, took in rows.items():
         told = f"{single / took:>8.1f} x of one by one  {blocks / took:>6.1f} x of Dask"
         print(f"  {name:<40} {took:>9.2f} s  {told}")
 
@@ -266,7 +300,10 @@ def bench_split(train: int, valid: int, sample: int) -> None:
     some = tables[0].corners[:: max(1, train // sample)]
     slow = seconds(lambda: (cdist(some, tables[1].corners) < 512).any(1)) * train / len(some)
     print(f"\nsplit: {train} x {valid} windows, 512 voxels")
+    tree = cKDTree(tables[1].corners)
+    query = partial(tree.query, tables[0].corners, distance_upper_bound=512, workers=-1)
     print(f"  {'scipy cdist, by rows':<40} {slow:>9.2f} s")
+    print(f"  {'floor: one query of a KD-tree':<40} {seconds(query, 3):>9.3f} s")
     for rule in ("corner", "box"):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         settings = SplitSettings(rule=rule)
