@@ -1,6 +1,6 @@
 """Connected components beside what they replace, in one run.
 
-    python -m benchmarks.components               # five minutes, 2 cores
+    python -m benchmarks.components               # three minutes, 2 cores
     python -m benchmarks.components --quick       # seconds, as the tests run it
 
 memory   the array in memory: cc3d and scipy on the whole of it, ours in blocks of 256. Ours thresholds the
@@ -8,7 +8,7 @@ memory   the array in memory: cc3d and scipy on the whole of it, ours in blocks 
          goes over the blocks again and fills an array.
 Zarr     the same from a Zarr of 128^3 chunks (blosc zstd): read and cc3d, read and cc3d with its statistics,
          and the stage, which writes the table
-dask     dask_image.ndmeasure.label of 256^3 in 16 chunks, once (512^3 takes it minutes), and ours
+dask     dask_image.ndmeasure.label of 256^3 in 16 chunks, once (512^3 takes it minutes), and ours in the same
 peak     of the stage's memory, above a process that has imported it, for one volume and one 8 times larger
 
 Medians of rounds that call all ways in turn, by the clock and in seconds of the processors; peak of memory
@@ -18,6 +18,7 @@ beyond what the process held before.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -148,8 +149,8 @@ def bench_dask(edge, chunks):
         {theirs: lambda: dask_label(binary, EVERYWHERE)[0].compute(scheduler="threads")}, 1, warm=False
     )
     ways = {
-        "ours, all components and sums": lambda: ours(array, 1),
-        "ours, all, and labels": lambda: ours(array, 1, labels=True),
+        "ours, all components and sums": lambda: ours(array, 1, block=chunks),
+        "ours, all, and labels": lambda: ours(array, 1, block=chunks, labels=True),
     }
     table |= in_turn(ways, 3)
     print(f"\ndask: {array.shape} percolating, {lazy.npartitions} chunks of {lazy.chunksize}")
@@ -162,9 +163,8 @@ def bench_peak(edge):
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(script), "components", folder, str(edge)]
         printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    print(
-        f"\npeak: {edge}^3 and {2 * edge}^3, bytes above the process that has imported all: {printed.strip()}"
-    )
+    small, large = (f"{told / 1e6:.0f} MB" for told in json.loads(printed).values())
+    print(f"\npeak: {small} of {edge}^3, {large} of {2 * edge}^3, above the process that has imported all")
 
 
 def main(arguments=None):

@@ -1,6 +1,6 @@
 """Labels, patches and split beside what they replace, in one run.
 
-    python -m benchmarks.labels             # about ten minutes, 2 cores
+    python -m benchmarks.labels             # about six minutes, 2 cores
     python -m benchmarks.labels --quick     # seconds, as the tests run it
 
 labels   pixels a second, for both footprints, on the same data: a double loop in Python over arrays in memory
@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import math
 import os
-import resource
 import tempfile
 import time
 from collections import deque
@@ -38,6 +37,7 @@ from scipy.spatial.distance import cdist
 
 from benchmarks.report import machine
 from benchmarks.storage import COMPRESSORS
+from benchmarks.timing import once
 from inkzarr.core.buckets import Buckets, Rule, Strip, scan_strip
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.job import Computed, Job, RunOptions
@@ -201,7 +201,8 @@ def bench_labels(edge: int, sample: int) -> None:
     scroll, cores = SyntheticScroll(shape=(edge, edge, edge)), os.cpu_count() or 1
     found = scroll.segments()
     pixels = sum(one.shape[0] * one.shape[1] for one in found)
-    print(f"\nlabels: {len(found)} segments, {pixels} pixels, {scroll.shape}")
+    print(f"\nlabels: {len(found)} segments, {pixels} pixels, {scroll.shape}; least of three runs each")
+    print(f"  {'':<40} {'':>21} of the loop  of the second")
     for footprint in LOOPS:
         loop, first = loop_rates(scroll, footprint, sample)
         alone, together = kernel_seconds(scroll, footprint)
@@ -222,7 +223,7 @@ def bench_labels(edge: int, sample: int) -> None:
             "floor of the stage": pixels / floor,
         }
         for name, rate in rates.items():
-            told = f"{rate / loop:>8.1f} x {rate / first:>8.1f} x"
+            told = f"{rate / loop:>9.1f} x {rate / first:>12.1f} x"
             print(f"  {name + ', ' + footprint:<40} {rate:>12,.0f} pixels/s {told}")
 
 
@@ -262,7 +263,7 @@ def bench_patches(edge: int, sample: int) -> None:
         files = [path for path in Path(url).glob("*/*/*/*") if path.is_file()]
         floor = seconds(lambda: on_all_cores(lambda path: COMPRESSORS[2].decode(path.read_bytes()), files), 3)
         step = max(1, len(windows) // sample)
-        single = seconds(lambda: one_by_one(windows[::step])) * len(windows) / len(windows[::step])
+        single = seconds(lambda: one_by_one(windows[::step]), 3) * len(windows) / len(windows[::step])
 
         def scan():
             ink, votes = (da.from_zarr(group[name]) for name in ("ink", "count"))
@@ -274,7 +275,7 @@ def bench_patches(edge: int, sample: int) -> None:
             with dask.config.set(scheduler="threads"):
                 counts.compute()
 
-        blocks = seconds(scan)
+        blocks = seconds(scan, 3)
     print(f"\npatches: {edge}^3, {stored.sum()} of {stored.size} chunks stored")
     rows = {
         "windows one by one": single,
@@ -305,12 +306,11 @@ def bench_split(train: int, valid: int, sample: int) -> None:
     print(f"  {'scipy cdist, by rows':<40} {slow:>9.2f} s")
     print(f"  {'floor: one query of a KD-tree':<40} {seconds(query, 3):>9.3f} s")
     for rule in ("corner", "box"):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         settings = SplitSettings(rule=rule)
         took = seconds(lambda: choose(*tables, settings), 3)
         near, gap = choose(*tables, settings)
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        told = f"{slow / took:>8.0f} x  {near.sum()} dropped, gap {gap:g}, {grown / 1000:.0f} MB more"
+        peak = once(partial(choose, *tables, settings)).peak
+        told = f"{slow / took:>8.0f} x  {near.sum()} dropped, gap {gap:g}, {1000 * peak:.0f} MB more"
         print(f"  {'ours, rule ' + rule:<40} {took:>9.3f} s  {told}")
 
 

@@ -1,6 +1,6 @@
 """The forward pass of one batch of windows: ours beside pytorch-3dunet's own, the same weights, in turn.
 
-    python -m benchmarks.network             # 32 and 8 features, windows of 128: a quarter of an hour
+    python -m benchmarks.network             # 32 and 8 features, windows of 128: four minutes
     python -m benchmarks.network --quick     # seconds, as the tests run it
 
 On a GPU, where torch finds one, else on the CPU; on a GPU in float32, and both again in bfloat16. "Eager" is

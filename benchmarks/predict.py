@@ -9,10 +9,12 @@ process of its own, in turn (A B C, A B C): ours with its own form of the networ
 pytorch-3dunet's. "network" is the time spent inside it, its sigmoid included, counted within the run, so that
 a noisy machine does not show as overhead; "outside" is all the rest, by the clock and in seconds of the
 processors, which others' load changes less: for ours reading, blending, writing, the ledger; for MONAI and
-nnU-Net, whose input and result lie in memory, blending alone. Without a network all run twice in their
-process, and the second counts. The floor is what must be moved: a window's probabilities and weights read,
-its sums read and written (32 MB), at the speed of copying memory here. nnU-Net averages logits, in half
-precision, and so its result differs.
+nnU-Net, whose input and result lie in memory, blending alone. What makes numbers from 0 to 1 of bytes counts
+as network for ours, as outside for vesuvius, and comes before for MONAI and nnU-Net; nnU-Net's sigmoid, over
+the whole volume, counts as outside. MONAI and nnU-Net take one window at a time, on all cores, ours one on
+each. Without a network (nor what makes numbers) all run twice in their process, and the second counts. The
+floor is what must be moved: a window's probabilities and weights read, its sums read and written (32 MB), at
+the speed of copying memory here. nnU-Net averages logits, in half precision, and so its result differs.
 
 vesuvius' three passes (`benchmarks/vesuvius_peer.py`) go from Zarr to Zarr, as ours, and hand on all windows
 on disk; what they take to start is not counted. They average logits, cut off fractions, and draw the

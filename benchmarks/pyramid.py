@@ -1,7 +1,7 @@
 """The pyramid beside what it replaces, in one run: medians of interleaved rounds, by the clock and by the
 processors' seconds, which others' load changes less.
 
-    python -m benchmarks.pyramid             # about eight minutes, 2 cores
+    python -m benchmarks.pyramid             # three minutes, 2 cores
     python -m benchmarks.pyramid --quick     # seconds, as the tests run it
 
 plain    every level is read, and the voxels of the next one, computed before, are written: no arithmetic,
@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import tempfile
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +26,7 @@ import zarr
 from numcodecs import Blosc
 
 from benchmarks.report import is_quick, machine
+from benchmarks.timing import in_turn, show
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.halving import halve_labels
 from inkzarr.core.job import Computed, Job, RunOptions
@@ -85,6 +84,7 @@ def empty(url: str, shape: tuple[int, ...], dtype: np.dtype) -> zarr.Array:
 
 
 def plain(url: str, out: str, kind: str, levels: list[list[np.ndarray]]) -> None:
+    shutil.rmtree(out, ignore_errors=True)
     sources = [zarr.open_array(one, mode="r") for one in arrays(url, kind, 0)]
     for number, level in enumerate(levels, start=1):
         targets = [
@@ -117,6 +117,7 @@ def coarser(lazy: list[da.Array]) -> list[da.Array]:
 
 
 def coarsen(url: str, out: str, kind: str, count: int) -> None:
+    shutil.rmtree(out, ignore_errors=True)
     sources = arrays(url, kind, 0)
     for number in range(1, count + 1):
         lazy = coarser([da.from_zarr(source) for source in sources])
@@ -141,28 +142,13 @@ def bench(edge: int, rounds: int, kind: str) -> None:
             "dask": lambda: coarsen(url, out, kind, len(above)),
             "ours": lambda: pyramid(url, options=RunOptions(overwrite=True)),
         }
-        took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        for turn in range(rounds + 1):  # the first warms up
-            for name, way in ways.items():
-                shutil.rmtree(out, ignore_errors=True)
-                began = time.perf_counter(), time.process_time()
-                way()
-                if turn:
-                    took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+        table = in_turn(ways, rounds)
         for number, level in enumerate(above, start=1):
             for one, voxels in zip(arrays(url, kind, number), level, strict=True):
                 np.testing.assert_array_equal(zarr.open_array(one, mode="r")[:], voxels)
-    median = {
-        name: [statistics.median(kind) for kind in zip(*times, strict=True)] for name, times in took.items()
-    }
-    size = sum(one.nbytes for one in levels[0]) / 1e6
-    print(f"\npyramid of a {kind}, {edge}^3, {len(above)} levels, {rounds} rounds")
-    for name, both in median.items():
-        print(f"  {name:<6} {size / both[0]:>7.0f} MB/s", end="")
-        for n, (clock, seconds) in enumerate(zip(("clock", "cpu"), both, strict=True)):
-            told = f"{clock} {seconds:>7.2f} s, {seconds / median['plain'][n]:>5.2f} x plain"
-            print(f"   {told}, {median['dask'][n] / seconds:>5.2f} x as fast as dask", end="")
-        print()
+    megabytes = sum(one.nbytes for one in levels[0]) / 1e6
+    print(f"\npyramid of a {kind}, {edge}^3, {megabytes:.0f} MB, {len(above)} levels, {rounds} rounds")
+    show(table, ("plain", "plain"), ("dask", "dask"))
 
 
 def main(arguments=None):

@@ -24,11 +24,10 @@ import tifffile
 import xarray as xr
 from scipy.ndimage import map_coordinates
 
-from benchmarks.report import SCROLL_1
+from benchmarks.report import REAL_DATA, SCROLL_1
 from inkzarr.core.surface import open_surface
 from inkzarr.flatten import FlattenSettings, flatten
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SURFACE = "tifxyz_20241113070770"
 CUTTING = slice(60, 69)
 """Rows and columns of the grid."""
@@ -50,9 +49,9 @@ class Made:
 def cut(home: Path) -> Path:
     """The middle of the surface as a surface of its own."""
     home.mkdir()
-    shutil.copy(DATA / SURFACE / "meta.json", home)
+    shutil.copy(REAL_DATA / SURFACE / "meta.json", home)
     for name in ("x.tif", "y.tif", "z.tif"):
-        tifffile.imwrite(home / name, tifffile.imread(DATA / SURFACE / name)[CUTTING, CUTTING])
+        tifffile.imwrite(home / name, tifffile.imread(REAL_DATA / SURFACE / name)[CUTTING, CUTTING])
     return home
 
 
@@ -87,7 +86,7 @@ def main(arguments=None):
     volume = xr.DataArray(lazy, dims=("z", "y", "x"), attrs={"voxel_size_um": 7.91})
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        folder = cut(home / "cut.tifxyz") if chosen.quick else DATA / SURFACE
+        folder = cut(home / "cut.tifxyz") if chosen.quick else REAL_DATA / SURFACE
         scale = json.loads((folder / "meta.json").read_text())["scale"]
         report = flatten(volume, folder, home / "sheet.tif", FlattenSettings(depth=chosen.depth))
         peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])

@@ -23,13 +23,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.report import SCROLL_1
+from benchmarks.report import REAL_DATA, SCROLL_1
 from inkzarr.core.geometry import Zyx
 from inkzarr.core.ppm import write_ppm_bands
 from inkzarr.core.surface import open_surface
 from inkzarr.labels import LabelSettings, labels
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 NAME, SURFACE = "20230904135535", "20241113070770"
 SHAPE = Zyx(3000, 3000, 3000)
 PIXELS = (7101, 4538)
@@ -70,7 +69,7 @@ def label_on_a_ppm(home: Path, *, quick: bool) -> None:
     (home / NAME).mkdir()
     bands = (slice(at, min(at + BAND, shape[0])) for at in range(0, shape[0], BAND))
     write_ppm_bands(home / NAME / f"{NAME}.ppm", shape, (wound(shape, rows) for rows in bands))
-    label = DATA / f"{NAME}_inklabels.png"
+    label = REAL_DATA / f"{NAME}_inklabels.png"
     if quick:
         with Image.open(label) as image:
             label = home / f"{NAME}_inklabels.png"
@@ -97,7 +96,7 @@ def surface_of_scroll_1(home: Path, *, quick: bool) -> None:
     print("\ntifxyz")
     folder = home / SURFACE / f"{SURFACE}.tifxyz"
     folder.parent.mkdir()
-    folder.symlink_to(DATA / f"tifxyz_{SURFACE}")
+    folder.symlink_to(REAL_DATA / f"tifxyz_{SURFACE}")
     surface = open_surface(folder)
     edge, rng = 64 if quick else CHUNK, np.random.default_rng(0)
     blocks = [-(-n // edge) for n in surface.shape]

@@ -1,4 +1,8 @@
-"""Ways to do the same thing, timed in turn."""
+"""Ways to do the same thing, timed in turn.
+
+Peaks come from a round of their own, in which glibc takes every large array from the kernel and gives it
+back: else a way would be seen to need nothing where it finds what threads freed before it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,10 @@ from typing import NamedTuple
 
 from benchmarks.sliding_peers import held
 
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""Of mallopt(3)."""
+LIBC = ctypes.CDLL(None)
+
 
 class Took(NamedTuple):
     """Seconds by the clock and of the processors; peak of memory beyond what was held before, in GB."""
@@ -21,8 +29,8 @@ class Took(NamedTuple):
 
 
 def once(way: Callable[[], object]) -> Took:
-    """Time one call; what others freed is given back before, so that it does not make this one look free."""
-    ctypes.CDLL(None).malloc_trim(0)
+    """Time one call."""
+    LIBC.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before, began = held("VmRSS"), (time.perf_counter(), time.process_time())
     way()
@@ -31,14 +39,27 @@ def once(way: Callable[[], object]) -> Took:
 
 
 def in_turn(ways: dict[str, Callable[[], object]], rounds: int, *, warm: bool = True) -> dict[str, Took]:
-    """Medians of rounds, each of which calls all ways; one that warms up comes before and does not count."""
+    """Medians of rounds, each of which calls all ways; one that warms up comes before and does not count.
+
+    Another one follows for the peaks.
+    """
     took: dict[str, list[Took]] = {name: [] for name in ways}
     for number in range(-warm, rounds):
         for name, way in ways.items():
             one = once(way)
             if number >= 0:
                 took[name].append(one)
-    return {name: Took(*map(statistics.median, zip(*all_of, strict=True))) for name, all_of in took.items()}
+    LIBC.mallopt(MMAP_THRESHOLD, 2**18)
+    peaks = {name: once(way).peak for name, way in ways.items()}
+    LIBC.mallopt(MMAP_THRESHOLD, 2**25)  # where it ends by itself once a large array was freed
+    LIBC.mallopt(TRIM_THRESHOLD, 2**26)
+    return {
+        name: Took(
+            *(statistics.median(getattr(one, kind) for one in all_of) for kind in ("clock", "cpu")),
+            peaks[name],
+        )
+        for name, all_of in took.items()
+    }
 
 
 def show(table: dict[str, Took], *against: tuple[str, str]) -> None:
