@@ -303,7 +303,9 @@ class StoredVolume:
             except StoreError as chunk_error:
                 return str(chunk_error)
             except Exception as chunk_error:  # noqa: BLE001 - codecs raise anything
-                return f"chunk {self.chunk_key(index)} of {self.url} does not decode: {chunk_error}"
+                why = str(chunk_error) or type(chunk_error).__name__
+                which = f"chunk {self.chunk_key(index)} of {self.url}"
+                return f"{which} does not decode ({why}): copy or make it again"
         return f"{self.url} cannot be read at {region}: {error}"
 
     def chunk_key(self, index: Zyx) -> str:

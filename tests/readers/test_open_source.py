@@ -65,8 +65,21 @@ def test_zarr_with_floats_or_a_damaged_chunk(tmp_path):
         open_source(str(tmp_path / "f"))
     zarr.create_array(tmp_path / "d", data=VOXELS, chunks=(6, 20, 30), zarr_format=2)
     (tmp_path / "d" / "0.0.0").write_bytes(b"not a chunk")
-    with pytest.raises(StoreError, match=r"chunk 0.0.0 .* does not decode"):
+    with pytest.raises(StoreError, match=r"chunk 0.0.0 .* does not decode \(.+\): copy or make it again"):
         open_source(str(tmp_path / "d")).read(Box.whole(VOXELS.shape))
+
+
+def test_a_codec_that_fails_without_a_word_is_told_by_its_error(tmp_path, monkeypatch):
+    zarr.create_array(tmp_path / "d", data=VOXELS, chunks=(6, 20, 30), zarr_format=2)
+    stored = open_source(str(tmp_path / "d"))
+
+    def decode(*args):
+        raise AssertionError
+
+    monkeypatch.setattr("numcodecs.zstd.Zstd.decode", decode, raising=True)
+    monkeypatch.setattr("numcodecs.blosc.Blosc.decode", decode, raising=True)
+    with pytest.raises(StoreError, match=r"does not decode \(AssertionError\)"):
+        stored.read(Box.whole(VOXELS.shape))
 
 
 @pytest.mark.parametrize("axes", ["zy", "zyxx", "abc", "zzy", "ZYX", ""])
