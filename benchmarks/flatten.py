@@ -5,7 +5,8 @@
 
 Pixels a second along the normals of one winding of the synthetic scroll, at depth 16, maximum: a loop in
 Python over pixels in memory (a part of them), `scipy.ndimage.map_coordinates` on the box of each tile, read
-from the Zarr (on as many threads as we have); our kernel, and our stage with the picture written.
+from the Zarr (on as many threads as we have); our kernel, and our stage with the picture written. The floor
+is the volume and the surface read once, and the picture compressed, with nothing computed between.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from benchmarks.report import is_quick, machine
@@ -35,6 +37,7 @@ STEPS = np.arange(-DEPTH, DEPTH + 1)
 TILE = 128
 LOOP, SCIPY = "Python loop over pixels, in memory", "scipy map_coordinates, tile by tile"
 KERNEL = "kernel, 1 thread, chunks in memory"
+FLOOR = "floor: all read once, PNG written"
 
 
 def python_loop(volume, points, normals):
@@ -106,7 +109,12 @@ def bench(edge: int, height: int, sample: int) -> None:
             place = folder / "v.zarr", folder / "s.ppm", folder / f"a.{what}", settings
             reports.append(flatten(*place, RunOptions(overwrite=True)))
 
-        ways = {LOOP: loop, SCIPY: with_scipy, KERNEL: kernel}
+        def floor():
+            array[:]
+            (folder / "s.ppm").read_bytes()
+            Image.fromarray(sheets[KERNEL]).save(folder / "floor.png")
+
+        ways = {LOOP: loop, SCIPY: with_scipy, KERNEL: kernel, FLOOR: floor}
         ways |= {f"whole stage, {what.upper()} written": partial(stage, what) for what in ("png", "tif")}
         took = in_turn(ways, 3)
         rates = {name: (part.valid.size if name == LOOP else pixels) / took[name].clock for name in ways}
