@@ -57,7 +57,7 @@ def run(paths, ink, out, settings):
     before, began = held("VmRSS"), time.perf_counter()
     report = labels(paths, ink, out, settings)
     took, peak = time.perf_counter() - began, held("VmHWM") - before
-    print(report)
+    print(str(report).replace(f"{Path(out).parent}/", ""))
     print(
         f"{took:.1f} s, {report.pixels['used'] / took:,.0f} pixels/s, {peak / 1e9:.2f} GB beyond the imports"
     )
