@@ -4,16 +4,14 @@
     python -m benchmarks.scaling --quick     # a minute, as the tests run it
 
 scroll     14376 x 7888 x 8096 voxels of which one chunk in thousands is stored, one in every layer of the
-           first column among them, so that none of its blocks is left out as air; the network replaced by a
-           constant: time of the command with `--plan`, and of the command until it begins and until its first
-           chunk is written;
-           of one column of blocks what a block takes at the start and at the end; and the same of a volume an
-           eighth as large
+           first column among them, so that blocks are computed all the way down, and the others left out as
+           air; the network replaced by a constant: time of the command with `--plan`, and of it until
+           it begins and until its first chunk is written; of a column what a block takes at its start and at
+           its end; and the same of a volume an eighth as large
 scheduler  memory of a Dask scheduler's process while two workers take up all of that shape, for two minutes
 workers    the same volume with one worker process of a Dask cluster and with two, after a small one each
-memory     peak beyond the imports (constant network), beside MONAI and nnU-Net up to 1024^3; ours makes its
-           blocks as wide as the memory at hand allows, up to 1024, and is also given little; below each how
-           often it runs a window
+memory     peak beyond the imports (constant network), beside MONAI and nnU-Net up to 1024^3; and how often
+           ours runs a window; the last volume is two columns wide, of which two blocks are in flight
 """
 
 from __future__ import annotations
@@ -43,7 +41,6 @@ from inkzarr.nn.engine import Engine
 from inkzarr.nn.unet import UNet3D
 from inkzarr.predict import PredictSettings, plan_predict, predict_volume
 
-LITTLE = 400_000_000
 THEIR_MOST = 1024
 """Edge of the largest volume that the peers are given."""
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -229,18 +226,10 @@ def memory(shapes: list[tuple[int, ...]], window: int) -> None:
                 zarr.create_array(
                     folder / f"{scan}.zarr", data=part, chunks=(min(128, window),) * 3, zarr_format=2
                 )
-            for title, given in (("inkzarr", None), (f"inkzarr, of {LITTLE / 1e9} GB", LITTLE)):
-                ours = [sys.executable, "-m", "benchmarks.sliding_ours", name, str(window), "0"]
-                told = run([*ours, *([str(given)] if given else [])])
-                plan = plan_predict(
-                    f"{name}/scan.zarr",
-                    unet,
-                    f"{name}/x",
-                    PredictSettings(window=window),
-                    RunOptions(memory=given),
-                )
-                rows.setdefault(title, []).append(told["peak_gb"] if isinstance(told, dict) else told)
-                rows.setdefault(f"{title}, runs a window", []).append(float(redundancy(plan)))
+            told = run([sys.executable, "-m", "benchmarks.sliding_ours", name, str(window), "0"])
+            plan = plan_predict(f"{name}/scan.zarr", unet, f"{name}/x", PredictSettings(window=window))
+            rows.setdefault("inkzarr", []).append(told["peak_gb"] if isinstance(told, dict) else told)
+            rows.setdefault("inkzarr, runs a window", []).append(float(redundancy(plan)))
             script = str(ROOT / "benchmarks" / "sliding_peers.py")
             for what, title in PEERS.items():
                 told = run([interpreter(), script, what, name, str(window), "0", "2"]) if beside else "-"

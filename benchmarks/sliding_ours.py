@@ -1,6 +1,6 @@
 """Ours, Zarr to Zarr, in a process of its own; what `benchmarks/sliding_peers.py` is for the peers.
 
-python -m benchmarks.sliding_ours FOLDER WINDOW FEATURES [MEMORY]
+python -m benchmarks.sliding_ours FOLDER WINDOW FEATURES
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from inkzarr.predict import PredictSettings, predict_volume
 
 
 def main():
-    folder, (edge, features, *memory) = sys.argv[1], map(int, sys.argv[2:])
+    folder, (edge, features) = sys.argv[1], map(int, sys.argv[2:])
     settings = PredictSettings(window=edge, device="cpu")
     engine = cached_engine(f"{folder}/unet.pt", None, None, "cpu", "float32")
     plain, spent = engine.probabilities, [0.0, 0.0]
@@ -37,7 +37,7 @@ def main():
     engine.probabilities = timed
 
     def run(scan, out):
-        options = RunOptions(overwrite=True, json_logs=True, memory=next(iter(memory), None))
+        options = RunOptions(overwrite=True, json_logs=True)
         predict_volume(f"{folder}/{scan}", f"{folder}/unet.pt", f"{folder}/{out}", settings, options)
 
     run("warm.zarr", "warm-ink.zarr")

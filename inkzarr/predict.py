@@ -1,11 +1,11 @@
 """Predict ink: a network over overlapping windows of a volume, blended into probabilities.
 
-Each block runs the windows that touch it, from one read of the block and its halo, always in the same
-order, so that the bytes do not depend on how the volume was cut; what is read and summed up already for the
-next block along z is left to it, where it is computed in the same process::
+Each block runs the windows that touch it and sums up what they say in whole numbers, so that the bytes do
+not depend on how the volume was cut; what is known already of later blocks of its column is left to them,
+where they are computed in the same process (`inkzarr.nn.columns`)::
 
     read    [<- halo ->[ block ]<- halo ->]     windows: every multiple of the stride
-    run      [====][====][====]                 layer by layer along z, a window's depth of sums at a time
+    run      [====][====][====]
     write              [ block ]                uint8, round(255 * probability)
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -30,10 +31,11 @@ from inkzarr.core.runner import plan_blocks, unfinished, write_blocks
 from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, SERIES, VERSION, VolumeSpec
 from inkzarr.core.store import open_stored
 from inkzarr.core.volume import NUMBERS
+from inkzarr.nn.aside import aside
 from inkzarr.nn.checkpoint import Checkpoint
 from inkzarr.nn.columns import Columns
 from inkzarr.nn.engine import Engine, cached_engine
-from inkzarr.nn.sliding import predict_block
+from inkzarr.nn.sliding import Seen, predict_block
 from inkzarr.nn.sums import Sums
 
 if TYPE_CHECKING:
@@ -61,8 +63,8 @@ class PredictSettings:
     blend : str
         ``gaussian`` or ``constant``.
     block : int or (z, y, x) or None
-        Voxels computed at once, which changes no voxel; None is a layer of chunks, as wide as the memory
-        allows, up to 1024 x 1024; where lazy see `predict`.
+        Voxels computed at once, which changes no voxel; None is 128 x 256 x 256 on a CPU, on a GPU 128 x
+        1024 x 1024, or less where the memory does not allow it; where lazy see `predict`.
     batch : int or None
         Windows run at once; None is one a thread on a CPU, 4 on a GPU.
     air : float
@@ -163,9 +165,11 @@ def predict(
         stop = Zyx(*(int(s[i + 1]) for s, i in zip(starts, block_id, strict=True)))
         block = Box(start, stop)
         held = Zyx(*(max(0, a - low) for a, (low, _) in zip(start, halos, strict=True)))
-        seen = windows.reach(block).clip(Box.whole(shape)).shift(held, sign=-1)
+        seen = windows.reach(block).clip(Box.whole(shape))
         sums = Sums(block, windows, chosen.blend, engine.device)
-        return predict_block(voxels[seen.slices], block, sums, engine, air=chosen.air)
+        todo = list(windows.touching(block).indices())
+        around = Seen(seen, voxels[seen.shift(held, sign=-1).slices])
+        return predict_block(block, todo, around, sums, engine, air=chosen.air)
 
     lazy = da.map_overlap(
         block_function,
@@ -222,7 +226,10 @@ def predict_volume(
         As the runner tells them.
     """
     job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
-    report = write_blocks(job, blocks, options)
+    try:
+        report = write_blocks(job, blocks, options)
+    finally:
+        aside.forget(blocks.run)
     return replace(report, traffic=blocks.stored.traffic())
 
 
@@ -245,15 +252,15 @@ def plan_predict(
     job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
     todo = blocks.foresee(job, unfinished(job, options))
     asked = blocks.air_windows[blocks.windows.touching(blocks.region).slices]
-    run = sum(blocks.work(job.inner(box)) for box in replace(job, holds=None).blocks())
     seconds = todo.windows * blocks.seconds_a_window()
     return plan_blocks(
         job,
         options,
         windows=f"{todo.windows} to run; {asked.sum()} of {asked.size} lie in air",
-        redundancy=f"{run / asked.size:.3f}, how often a window is run, on the whole",
+        redundancy=f"{blocks.redundancy:.3f}, how often a window is run, on the whole",
         **{
             "bytes in": size(todo.nbytes),
+            "set aside": f"{size(blocks.set_aside)} of {gettempdir()} a column, one in each block in flight",
             "estimated time": f"{duration(seconds)} on {blocks.engine.device}, this machine",
         },
     )
@@ -299,16 +306,20 @@ def _prepare(
         spec,
         block,
         fingerprint,
-        block_bytes=blocks.block_bytes(block),
         shared_bytes=blocks.shared_bytes,
         workers=BLOCKS_IN_FLIGHT,
         region=None if settings.box is None else region,
-        work=blocks.work,
         unit="window",
         storage_options=storage_options,
         inputs=(volume, checkpoint),
+    )
+    blocks = replace(blocks, block=job.grid.cell)
+    job = replace(
+        job,
+        block_bytes=blocks.block_bytes(blocks.block),
+        work=blocks.work,
         holds=blocks.holds,
-        columns=True,
+        columns=blocks.grid.cell,
     )
     return job, blocks
 

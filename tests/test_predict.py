@@ -120,9 +120,12 @@ def test_a_constant_network_gives_a_constant(case, logit):
     volume, window, overlap, blend, _ = case
     settings = {"window": window, "overlap": overlap, "blend": blend, "air": -1}
     found = predict(lazily(volume), Constant(logit), block=16, **settings).values
-    assert np.unique(found).tolist() == [
-        int(np.floor(255 / (1 + np.exp(-np.float32(logit))) + np.float32(0.5)))
-    ]
+    assert np.abs(found - 255 / (1 + np.exp(-logit))).max() <= 0.5 + 0.005
+
+
+def test_half_is_rounded_up():
+    found = predict(lazily(np.ones((9, 40, 30), np.uint8)), Constant(0.0), window=8).values
+    assert np.unique(found).tolist() == [128]
 
 
 @pytest.fixture(scope="module")

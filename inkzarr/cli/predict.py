@@ -16,7 +16,7 @@ from inkzarr.cli.options import OneOrThree, cached, run, sort_options, writing
 @click.option("--window", type=OneOrThree(), default="128", show_default=True)
 @click.option("--overlap", type=float, default=0.5, show_default=True, help="Part that neighbours share.")
 @click.option("--blend", type=click.Choice(["gaussian", "constant"]), default="gaussian", show_default=True)
-@click.option("--block", type=OneOrThree(), help="Changes no voxel; default: 128 planes, as wide as fits.")
+@click.option("--block", type=OneOrThree(), help="Changes no voxel; default: 128,256,256; on a GPU wider.")
 @click.option("--batch", type=click.IntRange(1), help="Windows at once; default: one a core, 4 on a GPU.")
 @click.option("--air", type=float, default=0, show_default=True, help="Windows of at most this are skipped.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")

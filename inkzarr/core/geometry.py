@@ -136,6 +136,15 @@ class Box:
         """For indexing an array that holds `outer` only."""
         return self.shift(outer.start, sign=-1).slices
 
+    def __contains__(self, place: Zyx) -> bool:
+        """Whether a voxel (cell, window) lies inside."""
+        return all(a <= i < b for a, i, b in zip(self.start, place, self.stop, strict=True))
+
+    def indices(self) -> Iterator[Zyx]:
+        """All places in the box, in C order: of a box that is counted in cells or windows, these."""
+        for index in itertools.product(*map(range, self.start, self.stop)):
+            yield Zyx(*index)
+
     def shift(self, by: Zyx, *, sign: int = 1) -> Box:
         """The same box moved by `by` (or back, with ``sign=-1``)."""
         start = Zyx(*(a + sign * d for a, d in zip(self.start, by, strict=True)))
@@ -186,9 +195,7 @@ class Grid:
 
     def indices(self, region: Box | None = None) -> Iterator[Zyx]:
         """The cells that touch `region` (default: all), in C order."""
-        cells = self.cells(region)
-        for index in itertools.product(*(range(a, b) for a, b in zip(cells.start, cells.stop, strict=True))):
-            yield Zyx(*index)
+        return self.cells(region).indices()
 
     def cells(self, region: Box | None = None) -> Box:
         """The box, counted in cells, of those that touch `region`."""

@@ -99,9 +99,9 @@ class Job:
         Further arrays that each task writes: of the same shape and layout, in the same group.
     holds : callable or None
         Whether a block may hold anything; the others stay empty, and are neither computed nor recorded.
-    columns : bool
-        Whether a block leaves something to the next one along z that saves it work, where both are computed
-        in one process: such blocks are computed one after the other.
+    columns : Zyx or None
+        Blocks leave something to later ones that saves them work, where both are computed in one process:
+        those of a column of this size, in voxels, are computed one after the other.
     """
 
     stage: str
@@ -119,7 +119,7 @@ class Job:
     inputs: tuple[str, ...] = ()
     more: tuple[VolumeSpec, ...] = ()
     holds: Callable[[Box], bool] | None = field(default=None, repr=False)
-    columns: bool = False
+    columns: Zyx | None = None
 
     @property
     def specs(self) -> tuple[VolumeSpec, ...]:
@@ -158,11 +158,12 @@ class Job:
         list of list of Box
             Independent of each other.
         """
-        if not self.columns:
+        if self.columns is None:
             return [[box] for box in boxes]
-        columns: dict[tuple[int, int], list[Box]] = {}
+        columns: dict[tuple[int, ...], list[Box]] = {}
         for box in boxes:
-            columns.setdefault((box.start.y, box.start.x), []).append(box)
+            place = tuple(a // c for a, c in zip(box.start, self.columns, strict=True))
+            columns.setdefault(place, []).append(box)
         pieces = -(-least // max(1, len(columns)))
         cut = ((column, max(1, -(-len(column) // pieces))) for column in columns.values())
         return [column[at : at + size] for column, size in cut for at in range(0, len(column), size)]

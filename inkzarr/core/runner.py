@@ -201,7 +201,7 @@ def _run(
     def submit(lane: int) -> None:
         box = lanes.following(lane)
         if box is not None:
-            future = pool.submit(task.narrowed(box), box, lane if job.columns else None)
+            future = pool.submit(task.narrowed(box), box, lane if job.columns is not None else None)
             pending[future] = box, lane
 
     pending: dict[Any, tuple[Box, int]] = {}

@@ -212,8 +212,9 @@ class StoredVolume:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the ledger, of which readers in other processes need two bits a chunk."""
-        written = self._written
-        packed = None if written is None else (np.packbits(written), written.shape)
+        written, packed = self._written, None
+        if written is not None:
+            packed = zlib.compress(np.packbits(written).tobytes(), 1), written.shape
         kept = {name: value for name, value in self.__dict__.items() if name != "bounded_array"}
         return {**kept, "ledger": None, "_written": packed}
 
@@ -221,7 +222,8 @@ class StoredVolume:
         """Undo `__getstate__`."""
         if state["_written"] is not None:
             bits, shape = state["_written"]
-            state["_written"] = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).view(bool)
+            unpacked = np.unpackbits(np.frombuffer(zlib.decompress(bits), np.uint8), count=math.prod(shape))
+            state["_written"] = unpacked.reshape(shape).view(bool)
         del state["ledger"]
         self.__dict__.update(state)
 

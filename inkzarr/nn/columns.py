@@ -1,82 +1,43 @@
-"""Blocks of a stored volume in columns along z: what one leaves, the next one need not do again.
+"""Blocks of a stored volume in columns along z: what one leaves, a later one need not do again.
 
-A block is a layer of chunks, as wide as memory allows. What it leaves is kept in the process until the next
-block takes it; one that finds nothing, on another worker or after a restart, begins afresh::
+A column is up to 1024 x 1024 voxels wide and goes down through the volume. Its blocks are computed one after
+the other, layer by layer; a window is run by the first one that it touches, see `inkzarr.nn.blocks`::
 
-              y, x
-            ┌──────┐
-       z    │block1│ reads its halo above and below, runs all windows that touch it
-            ├──────┤ leaves: the sums of windows that reach down, and the planes of voxels read for them
-            │block2│ reads the next planes, runs the next windows
-            └──────┘
+              x
+           ┌──┬──┬──┐┌──┬──┬──┐
+       y,z │ 1│ 2│ 3││ 1│ 2│ 3│     two columns, one layer of each: windows on the border of the columns
+           ├──┼──┼──┤├──┼──┼──┤     are run in both, all others once
+           │ 4│ 5│ 6││ 4│ 5│ 6│
+           └──┴──┴──┘└──┴──┴──┘
 """
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 import uuid
-from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from inkzarr.core.blending import Blend, windows_in_air
-from inkzarr.core.geometry import Box, Windows, Zyx
+from inkzarr.core.geometry import Box, Grid, Windows, Zyx
 from inkzarr.core.schema import CHUNK
+from inkzarr.nn.blocks import PredictedBlock, cells_of
 from inkzarr.nn.engine import Engine, cached_engine
-from inkzarr.nn.sliding import predict_block, seen
-from inkzarr.nn.sums import Sums
 
 if TYPE_CHECKING:
     from inkzarr.core.job import Job
     from inkzarr.core.volume import StoredVolume
 
-WIDTHS = (1024, 512, 256, 128)
-"""Of a block's cross-section, in voxels; a wider one would take hours between two records on a CPU."""
-MOST_LEFT = 4
-"""Blocks that leave something in a process at once: as many as are in flight there."""
-
-
-class Left(NamedTuple):
-    """What a block leaves to the next one along z.
-
-    Parameters
-    ----------
-    sums : Sums
-        In which the windows that reach into the next block are added already.
-    voxels : numpy.ndarray
-        Planes that were read already, from the first of layer ``sums.layer`` on.
-    """
-
-    sums: Sums
-    voxels: np.ndarray
-
-
-class Leavings:
-    """What blocks left in this process, by the run and the place of the next block."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._left: OrderedDict[tuple[str, Zyx], Left] = OrderedDict()
-
-    def put(self, run: str, start: Zyx, left: Left) -> None:
-        """Leave something to the block that begins at `start`; what other runs left is forgotten."""
-        with self._lock:
-            self._left[run, start] = left
-            for key in list(self._left):
-                if key[0] != run or len(self._left) > MOST_LEFT:
-                    del self._left[key]
-
-    def take(self, run: str, start: Zyx) -> Left | None:
-        """Take what was left to the block that begins at `start`."""
-        with self._lock:
-            return self._left.pop((run, start), None)
-
-
-leavings = Leavings()
+WIDTH = 1024
+"""Of a column, in voxels: the wider, the fewer windows are run twice, and the more is set aside."""
+EDGES = (1024, 512, 256, 128)
+"""Of a block's cross-section on a GPU: what one leaves stays there."""
+CPU_EDGES = (256, 128)
+"""On a CPU, so that memory is the same for small volumes and large ones."""
 
 
 class Foreseen(NamedTuple):
@@ -86,9 +47,22 @@ class Foreseen(NamedTuple):
     nbytes: int
 
 
+def _touched(windows: Windows, run: np.ndarray, first: Zyx, grid: Grid, cells: Box) -> np.ndarray:
+    """Which cells of a grid any window touches of those that `run` tells, which begins at window `first`."""
+    for axis in range(run.ndim):
+        parts = []
+        for number in range(cells.start[axis], cells.stop[axis]):
+            at = Zyx(*(number if a == axis else n for a, n in enumerate(cells.start)))
+            touching = windows.touching(grid.box(at))
+            ends = (max(0, end[axis] - first[axis]) for end in (touching.start, touching.stop))
+            parts.append(run[(slice(None),) * axis + (slice(*ends),)].any(axis))
+        run = np.stack(parts, axis)
+    return run
+
+
 @dataclass(frozen=True)
 class Columns:
-    """The block function of a stored volume; picklable, the network is loaded once in each process.
+    """The block function of a stored volume.
 
     Parameters
     ----------
@@ -104,10 +78,10 @@ class Columns:
         A window whose voxels are all at most this is not run.
     region : Box
         What is predicted.
+    block : Zyx
+        The size of a block, in voxels.
     run : str
         Tells what this run leaves from what others left.
-    leaves : bool
-        Whether a block leaves something to the next one.
     """
 
     stored: StoredVolume
@@ -116,8 +90,8 @@ class Columns:
     blend: Blend
     air: float
     region: Box
+    block: Zyx = Zyx(CHUNK, CHUNK, CHUNK)
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
-    leaves: bool = True
 
     @property
     def engine(self) -> Engine:
@@ -125,64 +99,89 @@ class Columns:
         return cached_engine(*self.network)
 
     @cached_property
+    def _grid(self) -> Grid:
+        return Grid(self.stored.shape, self.block)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The volume in columns, each of as many blocks side by side as make up to `WIDTH` voxels."""
+        depth, *others = self.stored.shape
+        even = [-(-n // -(-n // WIDTH)) for n in others]
+        return Grid(
+            self.stored.shape,
+            Zyx(depth, *(-(-n // b) * b for n, b in zip(even, self.block[1:], strict=True))),
+        )
+
+    def column(self, block: Box) -> Box:
+        """The part of a block's column that is predicted."""
+        return self.grid.box(self.grid.cells(block).start).clip(self.region)
+
+    @cached_property
     def air_windows(self) -> np.ndarray:
         """Which windows lie in air, as far as can be told without reading; bool, of the windows' counts."""
         return windows_in_air(self.windows, self.stored.may_exceed(self.air), self.stored.chunks)
 
+    @cached_property
+    def _held(self) -> np.ndarray:
+        """Which blocks may hold anything; bool, of the grid of blocks."""
+        return _touched(self.windows, ~self.air_windows, Zyx(0, 0, 0), self._grid, self._grid.cells())
+
     def holds(self, block: Box) -> bool:
         """Whether a block may hold anything: not all its windows are known to lie in air."""
-        return not self.air_windows[self.windows.touching(block).slices].all()
+        (z, y, x), (depth, height, width) = block.start, self.block
+        return bool(self._held[z // depth, y // height, x // width])
 
-    def narrowed(self, block: Box) -> Columns:
-        """What one block needs: not the air, but whether a window that is run reaches into the next block."""
-        z = block.stop.z
-        below = Box(block.start._replace(z=z), block.stop._replace(z=z + 1))
-        return replace(self, leaves=z < self.region.stop.z and self.holds(below))
+    def narrowed(self, block: Box) -> PredictedBlock:
+        """The function of one block, which knows its windows and the blocks that come after it."""
+        touching, column = self.windows.touching(block), self.column(block)
+        lies = self.air_windows[touching.slices].ravel()
+        windows = tuple(index for index, air in zip(touching.indices(), lies, strict=True) if not air)
+        ahead = Box(block.start, self.windows.reach(block).stop).clip(column)
+        others = (self._grid.box(index).clip(self.region) for index in self._grid.indices(ahead))
+        later = tuple(box for box in others if box != block and self.holds(box))
+        given = self.stored, self.network, self.windows, self.blend, self.air
+        return PredictedBlock(*given, self.run, column.start, windows, later)
 
     def __call__(self, block: Box) -> np.ndarray:
         """Predict one block; uint8, round(255 * probability)."""
-        left = leavings.take(self.run, block.start)
-        sums = left.sums if left else Sums(block, self.windows, self.blend, self.engine.device)
-        box = seen(block, self.windows, sums.layer)
-        voxels = self._read(box, left)
-        found = predict_block(voxels, block, sums, self.engine, air=self.air)
-        if self.leaves:
-            kept = voxels[sums.layer * self.windows.stride.z - box.start.z :].copy()
-            leavings.put(self.run, block.start._replace(z=block.stop.z), Left(sums, kept))
-        return found
-
-    def _read(self, box: Box, left: Left | None) -> np.ndarray:
-        """Voxels of a box, down to the end of its last chunks, so that none is read twice."""
-        deep = self.stored.chunks.z if self.stored.chunks.z <= self.windows.window.z else 1
-        last = min(self.stored.shape.z, -(-box.stop.z // deep) * deep)
-        there = box.start.z + (len(left.voxels) if left else 0)
-        missing = Box(box.start._replace(z=there), box.stop._replace(z=last))
-        if missing.empty and left:
-            return left.voxels
-        voxels = self.stored.read(missing)
-        return np.concatenate([left.voxels, voxels]) if left else voxels
-
-    def windows_of(self, block: Box, *, follows: bool) -> Box:
-        """The windows that a block runs, after the one above it or afresh; counted in windows."""
-        touching = self.windows.touching(block)
-        first = -(-block.start.z // self.windows.stride.z) if follows else touching.start.z
-        return Box(touching.start._replace(z=min(first, touching.stop.z)), touching.stop)
+        return self.narrowed(block)(block)
 
     def work(self, block: Box) -> int:
-        """How many windows a block runs where all blocks of its column are computed."""
-        return self.windows_of(block, follows=block.start.z > self.region.start.z).shape.volume
+        """How many windows a block runs where all of its column are computed."""
+        touching, column, stride = self.windows.touching(block), self.column(block), self.windows.stride
+        axes = zip(block.start, column.start, stride, touching.start, touching.stop, strict=True)
+        firsts = (max(first, -(-a // s)) if a > c else first for a, c, s, first, _ in axes)
+        return math.prod(max(0, last - first) for first, last in zip(firsts, touching.stop, strict=True))
+
+    @property
+    def redundancy(self) -> float:
+        """How often a window is run on the whole: once in each column that it touches."""
+        columns = (self.grid.box(index).clip(self.region) for index in self.grid.indices(self.region))
+        run = sum(self.windows.touching(column).shape.volume for column in columns)
+        return run / self.windows.touching(self.region).shape.volume
 
     def foresee(self, job: Job, boxes: list[Box]) -> Foreseen:
-        """What blocks take, each column of them one after the other."""
+        """What blocks take where these and no others are computed; some more, where others are done already.
+
+        A window on the border to a block that is done may touch two of these neither of which begins before
+        the other along every axis: both run it.
+        """
         windows = nbytes = 0
+        cells = cells_of(self.stored)
         for chain in job.chains(boxes):
-            bottom = -1
-            for block in map(job.inner, chain):
-                follows = block.start.z == bottom
-                windows += int((~self.air_windows[self.windows_of(block, follows=follows).slices]).sum())
-                z, y, x = seen(block, self.windows, self.windows.touching(block).start.z).shape
-                nbytes += (block.shape.z if follows else z) * y * x * self.stored.dtype.itemsize
-                bottom = block.stop.z if self.narrowed(block).leaves else -1
+            column = self.column(job.inner(chain[0]))
+            runs, reads = self.windows.touching(column), cells.cells(self.windows.reach(column))
+            run = ~self.air_windows[runs.slices]
+            if len(chain) < np.count_nonzero(self._held[self._grid.cells(column).slices]):
+                left = np.zeros(runs.shape, bool)
+                for block in map(job.inner, chain):
+                    left[self.windows.touching(block).within(runs)] = True
+                run &= left
+            read = _touched(self.windows, run, runs.start, cells, reads)
+            windows += int(np.count_nonzero(run))
+            ends = zip(reads.start, reads.stop, cells.cell, cells.shape, strict=True)
+            z, y, x = (np.diff(np.minimum(np.arange(a, b + 1) * c, n)) for a, b, c, n in ends)
+            nbytes += int((read * z[:, None, None] * y[:, None] * x).sum()) * self.stored.dtype.itemsize
         return Foreseen(windows, nbytes)
 
     def seconds_a_window(self) -> float:
@@ -196,9 +195,10 @@ class Columns:
         return (time.perf_counter() - began) / engine.batch
 
     def widest(self, memory: int) -> Zyx:
-        """A layer of chunks as wide as one block in flight may be: the wider, the fewer windows run twice."""
-        for most in WIDTHS:
-            y, x = (-(-n // -(-n // most)) for n in self.stored.shape[1:])
+        """A layer of chunks as wide as one block in flight may be."""
+        shape, chunks = self.stored.shape, self.stored.chunks
+        for most in CPU_EDGES if self.engine.device.type == "cpu" else EDGES:
+            y, x = (min(n, max(most, min(c, WIDTH))) for n, c in zip(shape[1:], chunks[1:], strict=True))
             block = Zyx(CHUNK, y, x)
             if self.block_bytes(block) + self.shared_bytes <= memory:
                 break
@@ -210,10 +210,21 @@ class Columns:
         return self.engine.batch * self.engine.window_bytes(self.windows.window)
 
     def block_bytes(self, block: Zyx) -> int:
-        """Memory of a block: what it reads, twice while planes are added, its sums, and its result twice."""
-        shape, window = self.stored.shape, self.windows.window
-        box = Box(Zyx(0, 0, 0), block).clip(Box.whole(shape)).shape
-        halos = (2 * window.z, *(low + high for low, high in self.windows.halos(block)[1:]))
-        read = Zyx(*(min(n, b + h) for n, b, h in zip(shape, box, halos, strict=True)))
-        sums = np.dtype(np.float32).itemsize * window.z * box.y * box.x
-        return 2 * read.volume * self.stored.dtype.itemsize + sums + 2 * box.volume
+        """Memory of a block: its sums and those it leaves, what it reads, twice, and its result, twice."""
+        low, high = zip(*self.windows.halos(block), strict=True)
+
+        def volume(*more: tuple[int, ...]) -> int:
+            return math.prod(map(min, self.stored.shape, map(sum, zip(block, *more, strict=True))))
+
+        voxels = 2 * volume(low, high) * self.stored.dtype.itemsize
+        return 4 * volume(high) + voxels + 2 * volume()
+
+    @property
+    def set_aside(self) -> int:
+        """Bytes that a column keeps in the temporary folder, at most: a layer of sums and one of voxels."""
+        if self.engine.device.type != "cpu" or self.grid.counts == self._grid.counts:
+            return 0
+        halos = self.windows.halos(self.block)
+        axes = zip(self.stored.shape, self.grid.cell, halos, strict=True)
+        _, y, x = (min(n, c + sum(h)) for n, c, h in axes)
+        return (4 * halos[0][1] + self.stored.dtype.itemsize * cells_of(self.stored).cell.z) * y * x

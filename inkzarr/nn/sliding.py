@@ -1,7 +1,6 @@
 """Slide a network over the windows of one block, and blend what it says.
 
-Blocks that follow each other along z may share one `Sums`: the windows that reach from one into the next are
-run by the first alone, and their part of the next block's sums is there already::
+A window that touches several blocks is run by one of them, which may add it for the others too::
 
     block 1     [----------]               windows [====] are run once
     block 2                [----------]
@@ -11,42 +10,53 @@ run by the first alone, and their part of the next block's sums is there already
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
-from inkzarr.core.geometry import Box, Grid, Windows, Zyx
 from inkzarr.core.progress import tick
-from inkzarr.nn.sums import Sums, zeros
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
+    from inkzarr.core.geometry import Box, Zyx
     from inkzarr.nn.engine import Engine
-
-ONE = Zyx(1, 1, 1)
-
-
-def seen(block: Box, windows: Windows, layer: int) -> Box:
-    """The voxels of the volume that the windows touching a block see, from layer `layer` of windows on."""
-    reach = windows.reach(block)
-    first = windows.box(Zyx(layer, 0, 0)).start.z
-    return Box(reach.start._replace(z=first), reach.stop).clip(Box.whole(windows.shape))
+    from inkzarr.nn.sums import Sums
 
 
-def predict_block(voxels: np.ndarray, block: Box, sums: Sums, engine: Engine, *, air: float) -> np.ndarray:
-    """Run all windows that touch a block and were not run yet, and blend them.
+class Seen(NamedTuple):
+    """What windows see, as far as it lies in the volume.
 
     Parameters
     ----------
+    box : Box
+        Which part of the volume.
     voxels : numpy.ndarray
-        Raw voxels of ``seen(block, sums.windows, sums.layer)``, and perhaps planes that follow.
+        Its raw voxels.
+    """
+
+    box: Box
+    voxels: np.ndarray
+
+
+def predict_block(
+    block: Box, todo: list[Zyx], seen: Seen, sums: Sums, engine: Engine, *, air: float
+) -> np.ndarray:
+    """Run windows that touch a block, and blend them with those that were added before.
+
+    Parameters
+    ----------
     block : Box
         The voxels wanted.
+    todo : list of Zyx
+        The windows, in C order.
+    seen : Seen
+        What they see, and perhaps more.
     sums : Sums
-        Begun at this block, or left by the one before along z; then left to the next one.
+        Of a box that holds the block; perhaps with other windows in it.
     engine : Engine
         The network.
     air : float
@@ -63,35 +73,24 @@ def predict_block(voxels: np.ndarray, block: Box, sums: Sums, engine: Engine, *,
         The network gave a nan; its window is named.
     """
     windows = sums.windows
-    origin = seen(block, windows, sums.layer).start
+    box, voxels = seen
     on_device = engine.upload(voxels)
     with engine.lock, torch.inference_mode():
-        out = zeros(block.shape, np.uint8, engine.device)
-        touching = windows.touching(block)
-        for layer in range(sums.layer, touching.stop.z):
-            sums.finish(windows.box(Zyx(layer, 0, 0)).start.z, out, block)
+        for _, layer in itertools.groupby(todo, key=lambda index: index.z):
             run = []
-            for index in _layer(touching, layer):
-                if _is_air(voxels[_held(windows.box(index), origin, voxels.shape)], air):
+            for index in layer:
+                if _is_air(voxels[_held(windows.box(index), box)], air):
                     tick(1)
                 else:
                     run.append(index)
             for at in range(0, len(run), engine.batch):
                 batch = run[at : at + engine.batch]
-                cut = [_cut(on_device, windows.box(index), origin) for index in batch]
+                cut = [_cut(on_device, windows.box(index), box) for index in batch]
                 sums.add(batch, engine.probabilities(cut, voxels.dtype))
                 tick(len(batch))
         engine.release()
-        sums.finish(block.stop.z, out, block)
-        sums.layer = touching.stop.z
-        result = engine.download(out)
+        result = engine.download(sums.finish(block))
     return result()
-
-
-def _layer(touching: Box, layer: int) -> list[Zyx]:
-    """The windows of one layer that touch the block, in C order."""
-    start, stop = touching.start._replace(z=layer), touching.stop._replace(z=layer + 1)
-    return list(Grid(stop, ONE).indices(Box(start, stop)))
 
 
 def _is_air(window: np.ndarray, air: float) -> bool:
@@ -99,13 +98,13 @@ def _is_air(window: np.ndarray, air: float) -> bool:
     return bool(window[len(window) // 2].max() <= air and window.max() <= air)
 
 
-def _held(box: Box, origin: Zyx, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
-    """Where a window lies in voxels that begin at `origin` and may end inside it."""
-    return box.shift(origin, sign=-1).clip(Box.whole(shape)).slices
+def _held(box: Box, seen: Box) -> tuple[slice, slice, slice]:
+    """Where a window lies in the voxels of `seen`; it may reach past the volume's end."""
+    return box.clip(seen).within(seen)
 
 
-def _cut(voxels: Tensor, box: Box, origin: Zyx) -> Tensor:
+def _cut(voxels: Tensor, box: Box, seen: Box) -> Tensor:
     """The voxels of a window, continued with zeros past the volume's end."""
-    held = voxels[_held(box, origin, tuple(voxels.shape))]
+    held = voxels[_held(box, seen)]
     z, y, x = (n - h for n, h in zip(box.shape, held.shape, strict=True))
     return F.pad(held, (0, x, 0, y, 0, z)) if z or y or x else held

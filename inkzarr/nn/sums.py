@@ -1,12 +1,12 @@
-r"""Weighted sums of probabilities over a block's cross-section, rolling along z, a window's depth at a time.
+r"""Weighted sums of probabilities over a box of voxels, in whole numbers.
 
-Windows are added in C order, layer by layer along z. A plane is finished when no later layer reaches it; the
-planes after a block's end are what it hands to the next block, which goes on where it stopped::
+A probability times its weight is rounded down to a whole number of units, of which a voxel's weights add up
+to less than 2^31. Whole numbers give the same sum in any order, so windows may be added as blocks, workers
+and devices please::
 
-    layer k      [=========]            sums hold the depth of a window, plane z at z modulo that depth
-    layer k+1         [=========]
-                 |----|
-                 finished: 255 * sum(weight * probability) / sum(weight)
+    window A      [=========]
+    window B           [=========]        sum(floor(weight * probability)), weights in units
+    voxel              ^                  255 * sum / sum(weight), rounded half up
 
 Weights are not summed up: in one cell of the stride's grid their sum depends on nothing but which of the
 windows around were run, so it is computed once for each such pattern; nearly everywhere all were.
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PATTERNS = 64
 """Sums of weights that are kept."""
+MOST_UNITS = 2**31 - 1
 
 
 def zeros(shape: tuple[int, ...], dtype: type[np.generic], device: torch.device) -> Tensor:
@@ -45,57 +46,63 @@ def zeros(shape: tuple[int, ...], dtype: type[np.generic], device: torch.device)
 
 
 class Sums:
-    """Sums over the cross-section of blocks that follow each other along z.
+    """Sums over a box of the volume.
 
     Parameters
     ----------
-    block : Box
-        The first block.
+    box : Box
+        The voxels; of a window that reaches beyond them the rest is left out.
     windows : Windows
         Of the whole volume.
     blend : str
         ``gaussian`` or ``constant``.
     device : torch.device
         Where the sums are.
+    room : numpy.ndarray, optional
+        Zeros of the box's shape, int32, to use on a CPU; zeros again once all was `finish`ed or `clear`ed.
 
     Attributes
     ----------
+    box : Box
+        The voxels.
     windows : Windows
         Of the whole volume.
-    layer : int
-        The first layer of windows that was not run yet.
-    plane : int
-        The first plane of the volume that is not finished.
+    ran : set of Zyx
+        The windows that were added.
     """
 
-    def __init__(self, block: Box, windows: Windows, blend: Blend, device: torch.device) -> None:
-        self.windows, self._blend, self._device = windows, blend, device
+    def __init__(
+        self,
+        box: Box,
+        windows: Windows,
+        blend: Blend,
+        device: torch.device,
+        room: np.ndarray | None = None,
+    ) -> None:
+        self.windows = windows
+        self.box, self._blend, self._device = box, blend, device
         self._grid = Grid(windows.shape, windows.stride)
-        self._section = Box(block.start._replace(z=0), block.stop)
-        self._weights = _weights(windows.window, blend, str(device))
-        self._values = zeros((windows.window.z, block.shape.y, block.shape.x), np.float32, device)
-        self._ran: set[Zyx] = set()
-        self.layer, self.plane = windows.touching(block).start.z, block.start.z
+        self._weights = _units(windows.window, windows.stride, blend, str(device))
+        self._values = zeros(box.shape, np.int32, device) if room is None else torch.from_numpy(room)
+        self.ran: set[Zyx] = set()
 
     def add(self, indices: list[Zyx], probabilities: list[Tensor]) -> None:
-        """Add windows of one layer, in this order.
-
-        Product and sum are rounded apart, so that no fused operation makes a voxel depend on where it lies.
+        """Add windows of one layer along z.
 
         Raises
         ------
         InputError
             A probability is nan; its window is named.
         """
-        self._ran.update(indices)
+        self.ran.update(indices)
         boxes = [self.windows.box(index) for index in indices]
-        parts = [box.clip(self._held) for box in boxes]
+        parts = [box.clip(self.box) for box in boxes]
         if self._device.type == "cpu":
             values = [one.contiguous().numpy() for one in probabilities]
             arrays = self._values.numpy(), self._weights.numpy()
             places = np.array(
                 [
-                    (self._at(part), _starts(part.within(box)), part.shape)
+                    (_starts(part.within(self.box)), _starts(part.within(box)), part.shape)
                     for part, box in zip(parts, boxes, strict=True)
                 ]
             )
@@ -105,84 +112,87 @@ class Sums:
         else:
             for part, box, one in zip(parts, boxes, probabilities, strict=True):
                 inside = part.within(box)
-                self._values[self._ring(part)] += one[inside] * self._weights[inside]
+                self._values[part.within(self.box)] += (one[inside] * self._weights[inside]).to(torch.int32)
             fine = bool(torch.isfinite(torch.stack([one.sum() for one in probabilities])).all())
         if not fine:
             window = next(b for b, one in zip(boxes, probabilities, strict=True) if not one.isfinite().all())
             msg = f"the network gave nan in window {window}: check its weights, and the scan there"
             raise InputError(msg)
 
-    def finish(self, until: int, out: Tensor, block: Box) -> None:
-        """Write the planes before `until`, which no later window reaches, into `out`, which holds `block`."""
-        done = self._held.clip(Box(block.start, block.stop._replace(z=until)))
-        cells = [self._grid.box(cell) for cell in self._grid.indices(done)]
-        parts = [cell.clip(done) for cell in cells]
+    def part(self, box: Box) -> Tensor:
+        """The sums of a box that lies inside; int32, a view."""
+        return self._values[box.within(self.box)]
+
+    def clear(self, block: Box) -> None:
+        """Forget the sums of all but a block at the start of the box, which was `finish`ed."""
+        z, y, x = block.shape
+        for rest in (self._values[z:], self._values[:z, y:], self._values[:z, :y, x:]):
+            rest.zero_()
+
+    def finish(self, block: Box) -> Tensor:
+        """A block that lies inside: uint8, round(255 * probability), 0 where no window was run."""
+        out = zeros(block.shape, np.uint8, self._device)
+        cells = list(self._grid.indices(block))
+        parts = [self._grid.box(cell).clip(block) for cell in cells]
         weights = [
-            self._weights_over(cell)[part.within(box)]
-            for cell, box, part in zip(self._grid.indices(done), cells, parts, strict=True)
+            self._weights_over(cell)[part.within(self._grid.box(cell))]
+            for cell, part in zip(cells, parts, strict=True)
         ]
         if self._device.type == "cpu":
+            arrays = self._values.numpy(), out.numpy()
             jobs = [
-                (
-                    self._values.numpy(),
-                    weight.numpy(),
-                    out.numpy(),
-                    self._at(part),
-                    _starts(part.within(block)),
-                )
+                (*arrays, weight.numpy(), _starts(part.within(self.box)), _starts(part.within(block)))
                 for part, weight in zip(parts, weights, strict=True)
             ]
             _on_threads(_finish, jobs)
         else:
             for part, weight in zip(parts, weights, strict=True):
-                ring = self._ring(part)
-                out[part.within(block)] = (self._values[ring] / weight).mul_(255).add_(0.5).to(torch.uint8)
-                self._values[ring] = 0
-        self.plane = max(until, self.plane)
-        depth, stride = self.windows.window.z, self.windows.stride.z
-        self._ran = {index for index in self._ran if index.z * stride + depth > self.plane}
-
-    @property
-    def _held(self) -> Box:
-        """The voxels that the sums are of."""
-        start, stop = self._section.start, self._section.stop
-        return Box(start._replace(z=self.plane), stop._replace(z=self.plane + len(self._values)))
-
-    def _at(self, part: Box) -> tuple[int, int, int]:
-        """Where a part of what is held begins in the sums."""
-        z, y, x = part.start
-        return z % len(self._values), y - self._section.start.y, x - self._section.start.x
-
-    def _ring(self, part: Box) -> tuple[list[int], slice, slice]:
-        """For indexing the sums with a part of what is held."""
-        _, y, x = part.within(self._section)
-        return [z % len(self._values) for z in range(part.start.z, part.stop.z)], y, x
+                ratio = self.part(part).to(torch.float32) / weight
+                out[part.within(block)] = ratio.mul_(255).add_(0.5).to(torch.uint8)
+        return out
 
     def _weights_over(self, cell: Zyx) -> Tensor:
         """The sum of the weights in a cell of the stride's grid; infinite where no window was run."""
         window, stride = self.windows.window, self.windows.stride
-        reach = [range(math.ceil(w / s) - 1, -1, -1) for w, s in zip(window, stride, strict=True)]
-        back = itertools.product(*reach)  # so that windows come in C order
         z, y, x = cell
-        present = tuple(b for b in back if (z - b[0], y - b[1], x - b[2]) in self._ran)
+        present = tuple(b for b in _back(window, stride) if (z - b[0], y - b[1], x - b[2]) in self.ran)
         return _sum_of_weights(window, stride, self._blend, str(self._device), present)
 
 
 @lru_cache(maxsize=4)
-def _weights(window: Zyx, blend: Blend, device: str) -> Tensor:
-    return torch.from_numpy(window_weights(window, blend)).to(device)
+def _back(window: Zyx, stride: Zyx) -> list[tuple[int, ...]]:
+    """How many cells of the stride's grid before a cell the windows begin that reach into it."""
+    return list(itertools.product(*(range(math.ceil(w / s)) for w, s in zip(window, stride, strict=True))))
+
+
+@lru_cache(maxsize=4)
+def _units(window: Zyx, stride: Zyx, blend: Blend, device: str) -> Tensor:
+    """The weights of a window in units, even whole numbers: so half of one is whole too.
+
+    A unit is the smallest power of two with which a voxel's weights add up to less than 2^31.
+    """
+    weights = window_weights(window, blend).astype(np.float64)
+    most = _over_cell(weights, stride, _back(window, stride)).max()
+    units = 2.0 ** math.floor(math.log2((MOST_UNITS - 2 * len(_back(window, stride))) / most))
+    return torch.from_numpy((2 * np.rint(weights * (units / 2))).astype(np.float32)).to(device)
+
+
+def _over_cell(weights: np.ndarray, stride: Zyx, present: Any) -> np.ndarray:  # noqa: ANN401
+    """Sum weights over a cell, of windows that begin `present` cells before it."""
+    total = np.zeros(stride, weights.dtype)
+    for back in present:
+        part = weights[tuple(slice(b * s, (b + 1) * s) for b, s in zip(back, stride, strict=True))]
+        total[tuple(slice(0, n) for n in part.shape)] += part
+    return total
 
 
 @lru_cache(maxsize=PATTERNS)
 def _sum_of_weights(
     window: Zyx, stride: Zyx, blend: Blend, device: str, present: tuple[tuple[int, ...], ...]
 ) -> Tensor:
-    """Sum the weights over a cell, of windows that begin `present` cells before it; infinite where none."""
-    weights = window_weights(window, blend)
-    total = np.zeros(stride, np.float32)
-    for back in present:
-        part = weights[tuple(slice(b * s, (b + 1) * s) for b, s in zip(back, stride, strict=True))]
-        total[tuple(slice(0, n) for n in part.shape)] += part
+    """Sum units over a cell, float32; infinite where there are none."""
+    units = _units(window, stride, blend, "cpu").numpy().astype(np.int64)
+    total = _over_cell(units, stride, present).astype(np.float32)
     total[total == 0] = np.inf
     return torch.from_numpy(total).to(device)
 
@@ -213,27 +223,25 @@ def _add(n, count, sums, weights, first, second, places):
         for k in range(len(places)):
             to, of, shape = places[k]
             values = first if k == 0 else second
-            plane = (to[0] + z) % len(sums)
             for y in range(shape[1]):
-                total = sums[plane, to[1] + y, to[2] : to[2] + shape[2]]
+                total = sums[to[0] + z, to[1] + y, to[2] : to[2] + shape[2]]
                 value = values[of[0] + z, of[1] + y, of[2] : of[2] + shape[2]]
                 weight = weights[of[0] + z, of[1] + y, of[2] : of[2] + shape[2]]
                 for x in range(shape[2]):
                     wrong += not value[x] <= 1
-                    total[x] += value[x] * weight[x]
+                    total[x] += np.int32(value[x] * weight[x])
     return wrong == 0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _finish(n, count, sums, weights, out, at, to):
+def _finish(n, count, sums, out, weights, at, to):
     """The n-th of `count` shares of a cell: out is 255 * sums / weights, rounded half up; sums are 0 then."""
     scale, half, depth = np.float32(255), np.float32(0.5), weights.shape[0]
     for z in range(depth * n // count, depth * (n + 1) // count):
-        plane = (at[0] + z) % len(sums)
         for y in range(weights.shape[1]):
-            total = sums[plane, at[1] + y, at[2] : at[2] + weights.shape[2]]
+            total = sums[at[0] + z, at[1] + y, at[2] : at[2] + weights.shape[2]]
             result = out[to[0] + z, to[1] + y, to[2] : to[2] + weights.shape[2]]
             for x in range(weights.shape[2]):
-                result[x] = np.uint8(total[x] / weights[z, y, x] * scale + half)
+                result[x] = np.uint8(np.float32(total[x]) / weights[z, y, x] * scale + half)
                 total[x] = 0
     return True

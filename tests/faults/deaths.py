@@ -60,7 +60,7 @@ def predict(folder, out):
 
 def predict_slowly(folder, out):
     """The same, a tenth of a second longer a block, so that a signal never comes too late."""
-    import inkzarr.nn.columns as module
+    import inkzarr.nn.blocks as module
 
     plain = module.predict_block
 
