@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -31,7 +30,6 @@ from inkzarr.core.runner import plan_blocks, unfinished, write_blocks
 from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, SERIES, VERSION, VolumeSpec
 from inkzarr.core.store import open_stored
 from inkzarr.core.volume import NUMBERS
-from inkzarr.nn.aside import aside
 from inkzarr.nn.checkpoint import Checkpoint
 from inkzarr.nn.columns import Columns
 from inkzarr.nn.engine import Engine, cached_engine
@@ -226,10 +224,7 @@ def predict_volume(
         As the runner tells them.
     """
     job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
-    try:
-        report = write_blocks(job, blocks, options)
-    finally:
-        aside.forget(blocks.run)
+    report = write_blocks(job, blocks, options)
     return replace(report, traffic=blocks.stored.traffic())
 
 
@@ -252,7 +247,7 @@ def plan_predict(
     job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
     todo = blocks.foresee(job, unfinished(job, options))
     asked = blocks.air_windows[blocks.windows.touching(blocks.region).slices]
-    seconds = todo.windows * blocks.seconds_a_window()
+    seconds, kept = todo.windows * blocks.seconds_a_window(), blocks.set_aside
     return plan_blocks(
         job,
         options,
@@ -260,7 +255,11 @@ def plan_predict(
         redundancy=f"{blocks.redundancy:.3f}, how often a window is run, on the whole",
         **{
             "bytes in": size(todo.nbytes),
-            "set aside": f"{size(blocks.set_aside)} of {gettempdir()} a column, one in each block in flight",
+            **(
+                {"set aside": f"about {size(kept)} of the temporary folder, a block in flight"}
+                if kept
+                else {}
+            ),
             "estimated time": f"{duration(seconds)} on {blocks.engine.device}, this machine",
         },
     )

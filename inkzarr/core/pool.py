@@ -56,8 +56,8 @@ class Pool(Protocol):
     def cancel(self, pending: set[Any]) -> None:
         """Give up `pending`; what already runs on this machine is waited for."""
 
-    def close(self) -> None:
-        """Start no more blocks."""
+    def close(self, over: Callable[[], object] | None = None) -> None:
+        """Start no more blocks; every process that computed some calls `over`."""
 
 
 class Threads:
@@ -110,9 +110,11 @@ class Threads:
             future.cancel()
         wait(pending)
 
-    def close(self) -> None:
+    def close(self, over: Callable[[], object] | None = None) -> None:
         """Start no more blocks."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if over is not None:
+            over()
 
 
 class Cluster:
@@ -200,8 +202,11 @@ class Cluster:
         """Give up what has not begun; the workers end what has."""
         self._client.cancel(list(pending))
 
-    def close(self) -> None:
+    def close(self, over: Callable[[], object] | None = None) -> None:
         """Start no more blocks."""
+        if over is not None and self._client.status == "running":
+            with contextlib.suppress(OSError):  # a worker that is gone has nothing left
+                self._client.run(over, on_error="ignore")
         self._client.close()
 
 

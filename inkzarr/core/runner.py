@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 BlockFunction = Callable[[Box], np.ndarray | Computed]
 """From a block's box to its voxels. One with a method ``narrowed(box)`` says what of it a task needs
-that computes that block alone: this is what travels to a worker."""
+that computes that block alone: this is what travels to a worker. Its ``over()``, where it has one, is called
+in every process in the end."""
 
 FLUSH_EVERY_S = 2.0
 RETRIES = 2
@@ -117,7 +118,7 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
             for ledger in ledgers:
                 ledger.finish()
     finally:
-        pool.close()
+        pool.close(getattr(compute, "over", None))
     nonzero = int(ledgers[0].chunk_table().nonzero.sum())
     seconds = time.monotonic() - began
     return Report(job.out, len(boxes), len(finished), nonzero, seconds, ledgers[0].tally())

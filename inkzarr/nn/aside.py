@@ -1,12 +1,15 @@
 """What blocks leave to later ones of their column, in the process that computes both.
 
 Sums of windows that reach into a later block, and cells of voxels that it will see, are set aside: on a CPU
-in one unnamed file of the temporary folder, so that memory does not grow with the column; on a GPU where
-they are. It is a cache: what is not found is computed or read again, and no voxel depends on it.
+in one unnamed file of the temporary folder a column, so that memory does not grow with it; on a GPU in
+memory, sums in the device's. It is a cache: what is not found is computed or read again.
 """
 
 from __future__ import annotations
 
+import bisect
+import contextlib
+import logging
 import math
 import tempfile
 import threading
@@ -21,12 +24,16 @@ from inkzarr.core.errors import DiskError
 from inkzarr.core.progress import size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import DTypeLike
 
     from inkzarr.core.geometry import Box, Zyx
 
-MOST_COLUMNS = 16
-"""Of which something is kept in a process at once: as many as may be in flight there."""
+log = logging.getLogger(__name__)
+
+IDLE_COLUMNS = 4
+"""That are kept where as many blocks at once at most were computed; of more blocks, as many again."""
 
 
 class Place(NamedTuple):
@@ -34,7 +41,7 @@ class Place(NamedTuple):
 
     Parameters
     ----------
-    offset : int
+    offset, room : int
         In bytes.
     shape : tuple of int
         Of the array.
@@ -43,6 +50,7 @@ class Place(NamedTuple):
     """
 
     offset: int
+    room: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -53,7 +61,12 @@ class Shelf:
     Parameters
     ----------
     in_file : bool
-        Whether they are NumPy arrays that should take no memory.
+        Whether they go to a file; else they stay where they are, tensors on their device.
+
+    Raises
+    ------
+    DiskError
+        No file can be made.
 
     Examples
     --------
@@ -65,28 +78,33 @@ class Shelf:
     """
 
     def __init__(self, *, in_file: bool) -> None:
-        self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile(buffering=0) if in_file else None  # noqa: SIM115 - as long as this
-        if self._file is not None:
+        self._lock, self._file = threading.Lock(), None
+        self._free: list[tuple[int, int]] = []  # room and offset, the smallest first
+        self._end, self._full = 0, False
+        if in_file:
+            try:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as this
+            except OSError as error:
+                msg = (
+                    f"no temporary file can be made ({error}): set TMPDIR to a folder that can be written to"
+                )
+                raise DiskError(msg) from error
             weakref.finalize(self, self._file.close)
-        self._free: dict[int, list[int]] = defaultdict(list)
-        self._end = 0
 
     def put(self, array: Any) -> Any:  # noqa: ANN401
-        """Set a copy of a tensor or array aside; what finds it again.
+        """Set a copy of a tensor or array aside.
 
-        Raises
-        ------
-        DiskError
-            The temporary folder is full.
+        Returns
+        -------
+        object
+            Its place; None where the temporary folder is full, which is warned of once.
         """
         if self._file is None:
             return array.clone() if isinstance(array, torch.Tensor) else array.copy()
         array = np.asarray(array)
         with self._lock:
-            free = self._free[array.nbytes]
-            offset = free.pop() if free else self._end
-            self._end = max(self._end, offset + array.nbytes)
+            at = bisect.bisect_left(self._free, (array.nbytes, 0))
+            room, offset = self._free.pop(at) if at < len(self._free) else (array.nbytes, self._end)
             try:
                 self._file.seek(offset)
                 for plane in array:
@@ -94,12 +112,18 @@ class Shelf:
                     while rest:
                         rest = rest[self._file.write(rest) :]
             except OSError as error:
-                what = (
-                    f"{size(array.nbytes)} cannot be set aside in {tempfile.gettempdir()} ({error.strerror})"
-                )
-                msg = f"{what}: make room there, or set TMPDIR to a folder with more"
-                raise DiskError(msg) from error
-        return Place(offset, array.shape, array.dtype)
+                if offset < self._end:
+                    bisect.insort(self._free, (room, offset))
+                self._warn(array.nbytes, error)
+                return None
+            self._end = max(self._end, offset + room)
+        return Place(offset, room, array.shape, array.dtype)
+
+    def _warn(self, nbytes: int, error: OSError) -> None:
+        if not self._full:
+            what = f"{size(nbytes)} cannot be set aside in {tempfile.gettempdir()} ({error.strerror})"
+            log.warning("%s, windows are run twice: make room there, or set TMPDIR to another folder", what)
+        self._full = True
 
     def planes(self, place: Any, start: int, stop: int) -> Any:  # noqa: ANN401
         """Part of an array, along its first axis."""
@@ -117,7 +141,7 @@ class Shelf:
         """Give a place back."""
         if self._file is not None:
             with self._lock:
-                self._free[math.prod(place.shape) * place.dtype.itemsize].append(place.offset)
+                bisect.insort(self._free, (place.room, place.offset))
 
 
 class Part(NamedTuple):
@@ -128,20 +152,15 @@ class Part(NamedTuple):
     box : Box
         The voxels that the sums are of, inside the other block.
     place : object
-        Where the sums are.
-    ran, seen : frozenset of Zyx
+        Where the sums are; None where `ran` is empty.
+    ran, told : frozenset of Zyx
         Windows that they are the sums of, and these with those that were found to be air.
     """
 
     box: Box
     place: Any
     ran: frozenset[Zyx]
-    seen: frozenset[Zyx]
-
-
-def _owner(array: np.ndarray) -> np.ndarray:
-    """The array that a view is of."""
-    return array if array.base is None else _owner(array.base)
+    told: frozenset[Zyx]
 
 
 class Column:
@@ -156,15 +175,81 @@ class Column:
     ----------
     shelf : Shelf
         Where it lies.
+    lock : threading.Lock
+        Of `cells` and their places.
     cells : dict of Zyx to object
-        Places of cells of voxels; to be used under `lock`.
+        Places of cells of voxels.
+    users : int
+        How many blocks are being computed.
     """
 
     def __init__(self, *, in_file: bool) -> None:
         self.shelf, self.lock = Shelf(in_file=in_file), threading.Lock()
         self.cells: dict[Zyx, Any] = {}
-        self.parts: dict[Zyx, list[Part]] = defaultdict(list)
-        self._rooms: dict[str, np.ndarray] = {}
+        self.users = 0
+        self._parts: dict[Zyx, list[Part]] = defaultdict(list)
+
+    def leave(self, start: Zyx, part: Part) -> None:
+        """Leave something to the block that begins at `start`."""
+        with self.lock:
+            self._parts[start].append(part)
+
+    def parts(self, start: Zyx) -> list[Part]:
+        """What was left to the block that begins at `start`, no window in two of them.
+
+        A window may have been run twice, after a failure or a restart: of parts that share one, the one that
+        tells of more windows is given.
+        """
+        told: set[Zyx] = set()
+        found = []
+        with self.lock:
+            for part in sorted(self._parts[start], key=lambda part: -len(part.told)):
+                if told.isdisjoint(part.told):
+                    told |= part.told
+                    found.append(part)
+        return found
+
+    def drop(self, start: Zyx) -> None:
+        """Forget what was left to the block that begins at `start`: it is done."""
+        with self.lock:
+            for part in self._parts.pop(start, []):
+                if part.place is not None:
+                    self.shelf.drop(part.place)
+
+
+class Aside:
+    """The columns of this process, by run and place, and memory that its blocks use one after the other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._columns: OrderedDict[tuple[str, Zyx], Column] = OrderedDict()
+        self._rooms: dict[str, list[np.ndarray]] = defaultdict(list)
+        self._users = self._most = 0
+
+    @contextlib.contextmanager
+    def column(self, run: str, start: Zyx, *, in_file: bool, last: bool) -> Iterator[Column]:
+        """The column that begins at `start`, for one block; forgotten after the `last`.
+
+        What other runs left is forgotten, and all but some columns that no block uses.
+        """
+        with self._lock:
+            found = self._columns.pop((run, start), None) or Column(in_file=in_file)
+            self._columns[run, start] = found
+            found.users += 1
+            self._users += 1
+            self._most = max(self._most, self._users)
+            idle = [key for key, column in self._columns.items() if not column.users]
+            others = [key for key in idle if key[0] != run]
+            for key in others or idle[: -max(IDLE_COLUMNS, 2 * self._most)]:
+                del self._columns[key]
+        try:
+            yield found
+        finally:
+            with self._lock:
+                found.users -= 1
+                self._users -= 1
+                if last and not found.users:
+                    self._columns.pop((run, start), None)
 
     def borrow(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """An array for one block after the other: making room anew takes long, and leaves gaps in memory.
@@ -172,60 +257,38 @@ class Column:
         Zeros at first, then what was given back under that name.
         """
         count = math.prod(shape)
-        with self.lock:
-            room = self._rooms.pop(name, np.empty(0, dtype))
-        room = room if len(room) >= count else np.zeros(count, dtype)
+        with self._lock:
+            room = self._rooms[name].pop() if self._rooms[name] else np.empty(0, dtype)
+        if len(room) < count or room.dtype != dtype:
+            room = np.zeros(count, dtype)
         return room[:count].reshape(shape)
 
     def give(self, **arrays: np.ndarray) -> None:
         """Give borrowed arrays back, by name."""
-        with self.lock:
-            self._rooms |= {name: _owner(array) for name, array in arrays.items()}
-
-    def leave(self, start: Zyx, part: Part) -> None:
-        """Leave something to the block that begins at `start`."""
-        with self.lock:
-            self.parts[start].append(part)
-
-    def take(self, start: Zyx) -> list[Part]:
-        """Take what was left to the block that begins at `start`; the places are then to be dropped."""
-        with self.lock:
-            return self.parts.pop(start, [])
-
-
-class Aside:
-    """The columns of this process, by run and place; those of other runs are forgotten, and all but a few."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._columns: OrderedDict[tuple[str, Zyx], Column] = OrderedDict()
-
-    def column(self, run: str, start: Zyx, *, in_file: bool) -> Column:
-        """The column that begins at `start`."""
         with self._lock:
-            found = self._columns.pop((run, start), None) or Column(in_file=in_file)
-            self._columns[run, start] = found
-            for key in list(self._columns):
-                if key[0] != run or len(self._columns) > MOST_COLUMNS:
-                    del self._columns[key]
-            return found
-
-    def tidy(self, run: str, start: Zyx) -> None:
-        """Forget a column of which no sums are left: it is done, or what follows is air."""
-        with self._lock:
-            column = self._columns.get((run, start))
-            if column is not None and not column.parts:
-                del self._columns[run, start]
+            for name, array in arrays.items():
+                self._rooms[name].append(_owner(array))
 
     def forget(self, run: str) -> None:
         """Forget a run that is over."""
         with self._lock:
             for key in [key for key in self._columns if key[0] == run]:
                 del self._columns[key]
+            self._rooms.clear()
 
     def __len__(self) -> int:
         """How many columns something was left of."""
         return len(self._columns)
 
 
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that a view is of."""
+    return array if array.base is None else _owner(array.base)
+
+
 aside = Aside()
+
+
+def forget(run: str) -> None:
+    """Forget a run that is over, in this process."""
+    aside.forget(run)

@@ -38,11 +38,14 @@ if TYPE_CHECKING:
 
 PLANES = 4
 """Of sums, taken at a time."""
+LARGEST_CELL = 512
+"""Along an axis."""
 
 
 def cells_of(stored: StoredVolume) -> Grid:
-    """The volume in cells that are read as a whole: its chunks, small ones put together, large ones cut."""
-    return Grid(stored.shape, Zyx(*(CHUNK // c * c if c < CHUNK else CHUNK for c in stored.chunks)))
+    """The volume in cells that are read as a whole: chunks, small ones put together, huge ones cut."""
+    sides = (c if CHUNK <= c <= LARGEST_CELL else max(1, CHUNK // c) * min(c, CHUNK) for c in stored.chunks)
+    return Grid(stored.shape, Zyx(*sides))
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,10 @@ class PredictedBlock:
         A window whose voxels are all at most this is not run.
     run : str
         Tells what this run leaves from what others left.
-    column : Zyx
-        Where the block's column begins.
+    column : Box
+        What is predicted of the block's column.
+    last : bool
+        Whether no later block of the column may hold anything.
     touching : tuple of Zyx
         The windows that touch the block, in C order, without those known to lie in air.
     later : tuple of Box
@@ -77,45 +82,35 @@ class PredictedBlock:
     blend: Blend
     air: float
     run: str
-    column: Zyx
+    column: Box
+    last: bool
     touching: tuple[Zyx, ...]
     later: tuple[Box, ...]
 
     def __call__(self, block: Box) -> np.ndarray:
         """Predict the block; uint8, round(255 * probability)."""
         engine = cached_engine(*self.network)
-        column = aside.column(self.run, self.column, in_file=engine.device.type == "cpu")
-        box = self._around(block)
-        room = column.borrow("sums", box.shape, np.int32) if engine.device.type == "cpu" else None
-        sums = Sums(box, self.windows, self.blend, engine.device, room)
-        known: set[Zyx] = set()
-        for part in column.take(block.start):
-            if known.isdisjoint(part.seen):  # else a window was run twice, after a failure or a restart
-                known |= part.seen
-                self._take(column, part, sums)
-            if part.place is not None:
-                column.shelf.drop(part.place)
-        todo = [index for index in self.touching if index not in known]
-        before = frozenset(sums.ran)
-        seen = self._read(column, self._seen(todo, block), block)
-        found = predict_block(block, todo, seen, sums, engine, air=self.air)
-        for later in self.later:
-            self._leave(column, later, sums, todo, sums.ran - before)
+        on_cpu = engine.device.type == "cpu"
+        with aside.column(self.run, self.column.start, in_file=on_cpu, last=self.last) as column:
+            parts = column.parts(block.start)
+            told = frozenset[Zyx]().union(*(part.told for part in parts))
+            todo = [index for index in self.touching if index not in told]
+            seen = self._read(column, todo, block)
+            box = self._around(block)
+            room = aside.borrow("sums", box.shape, np.int32) if on_cpu else None
+            sums = Sums(box, self.windows, self.blend, engine.device, room)
+            for part in parts:
+                _take(column, part, sums)
+            before = frozenset(sums.ran)
+            found = predict_block(block, todo, seen, sums, engine, air=self.air)
+            for later in self.later:
+                self._leave(column, later, sums, todo, sums.ran - before)
+            column.drop(block.start)
+        aside.give(voxels=seen.voxels)
         if room is not None:
             sums.clear(block)
-            column.give(sums=room)
-        column.give(voxels=seen.voxels)
-        aside.tidy(self.run, self.column)
+            aside.give(sums=room)
         return found
-
-    def _take(self, column: Column, part: Part, sums: Sums) -> None:
-        """Add what an earlier block left, a few planes at a time."""
-        sums.ran |= part.ran
-        for z in range(part.box.start.z, part.box.stop.z if part.ran else part.box.start.z, PLANES):
-            stop = min(z + PLANES, part.box.stop.z)
-            box = Box(part.box.start._replace(z=z), part.box.stop._replace(z=stop))
-            given = column.shelf.planes(part.place, z - part.box.start.z, stop - part.box.start.z)
-            sums.part(box).add_(torch.as_tensor(given))
 
     def _around(self, block: Box) -> Box:
         """The block, with all voxels of later ones that its windows reach."""
@@ -123,7 +118,35 @@ class PredictedBlock:
         stops = (block.stop, *(later.clip(reach).stop for later in self.later))
         return Box(block.start, Zyx(*map(max, *stops, block.stop)))
 
-    def _seen(self, todo: list[Zyx], block: Box) -> Box:
+    def _read(self, column: Column, todo: list[Zyx], block: Box) -> Seen:
+        """What windows see, of kept cells from there; cells that later blocks may see are kept."""
+        grid, box = cells_of(self.stored), self._reach(todo, block)
+        voxels = aside.borrow("voxels", box.shape, self.stored.dtype)
+        missing = []
+        with column.lock:
+            for index in grid.indices(box):
+                if index not in column.cells:
+                    missing.append(index)
+                    continue
+                part = grid.box(index).clip(box)
+                z, y, x = part.within(grid.box(index))
+                voxels[part.within(box)] = column.shelf.planes(column.cells[index], z.start, z.stop)[:, y, x]
+        for cells in _boxes(missing, grid):
+            whole = Box(grid.box(cells.start).start, grid.box(Zyx(*(n - 1 for n in cells.stop))).stop)
+            read = self.stored.read(whole)
+            voxels[whole.clip(box).within(box)] = read[whole.clip(box).within(whole)]
+            with column.lock:
+                for index in cells.indices():
+                    cell = grid.box(index)
+                    if index not in column.cells and self._is_ahead(cell, block):
+                        place = column.shelf.put(read[cell.within(whole)])
+                        column.cells |= {} if place is None else {index: place}
+        with column.lock:
+            for index in [index for index in column.cells if _passed(grid.box(index), block)]:
+                column.shelf.drop(column.cells.pop(index))
+        return Seen(box, voxels)
+
+    def _reach(self, todo: list[Zyx], block: Box) -> Box:
         """What windows see of the volume."""
         if not todo:
             return Box(block.start, block.start)
@@ -131,48 +154,38 @@ class PredictedBlock:
         box = Box(self.windows.box(first).start, self.windows.box(last).stop)
         return box.clip(Box.whole(self.windows.shape))
 
-    def _read(self, column: Column, seen: Box, block: Box) -> Seen:
-        """The voxels of a box, those of kept cells from there; cells that later blocks will see are kept."""
-        grid = cells_of(self.stored)
-        voxels = column.borrow("voxels", seen.shape, self.stored.dtype)
-        with column.lock:
-            missing = []
-            for index in grid.indices(seen):
-                if index not in column.cells:
-                    missing.append(index)
-                    continue
-                part = grid.box(index).clip(seen)
-                z, y, x = part.within(grid.box(index))
-                voxels[part.within(seen)] = column.shelf.planes(column.cells[index], z.start, z.stop)[:, y, x]
-            for cells in _boxes(missing):
-                box = Box(grid.box(cells.start).start, grid.box(Zyx(*(n - 1 for n in cells.stop))).stop)
-                read = self.stored.read(box)
-                voxels[box.clip(seen).within(seen)] = read[box.clip(seen).within(box)]
-                for index in cells.indices() if self.later else ():
-                    cell = grid.box(index)
-                    if any(a > b for a, b in zip(cell.stop, block.stop, strict=True)):
-                        column.cells[index] = column.shelf.put(read[cell.within(box)])
-            for index in [index for index in column.cells if _passed(grid.box(index), block)]:
-                column.shelf.drop(column.cells.pop(index))
-        return Seen(seen, voxels)
+    def _is_ahead(self, cell: Box, block: Box) -> bool:
+        """Whether a cell goes on where other blocks of the column do."""
+        axes = zip(cell.stop, block.stop, self.column.stop, strict=True)
+        return not self.last and any(a > b and c > b for a, b, c in axes)
 
     def _leave(self, column: Column, later: Box, sums: Sums, todo: list[Zyx], ran: set[Zyx]) -> None:
         """Leave to a later block what the windows `todo` say of it, of which `ran` were not air."""
         touching, box = self.windows.touching(later), later.clip(sums.box)
-        seen = frozenset(index for index in todo if index in touching)
-        if seen:
-            added = seen & ran
-            place = column.shelf.put(sums.part(box)) if added else None
-            column.leave(later.start, Part(box, place, added, seen))
+        told = frozenset(index for index in todo if index in touching)
+        added = told & ran
+        place = column.shelf.put(sums.part(box)) if added else None
+        if told and (place is not None or not added):
+            column.leave(later.start, Part(box, place, added, told))
 
 
-def _boxes(indices: list[Zyx]) -> Iterator[Box]:
-    """Cells in C order, layer by layer: as one box, or one by one where they do not fill it."""
+def _take(column: Column, part: Part, sums: Sums) -> None:
+    """Add what an earlier block left, a few planes at a time."""
+    sums.ran |= part.ran
+    start, stop = part.box.start, part.box.stop
+    for z in range(start.z, stop.z, PLANES) if part.ran else ():
+        box = Box(start._replace(z=z), stop._replace(z=min(z + PLANES, stop.z)))
+        given = column.shelf.planes(part.place, z - start.z, box.stop.z - start.z)
+        sums.part(box).add_(torch.as_tensor(given))
+
+
+def _boxes(indices: list[Zyx], grid: Grid) -> Iterator[Box]:
+    """Cells in C order, layer by layer: as one box, or one by one where they do not fill it, or are large."""
     for _, layer in itertools.groupby(indices, key=lambda index: index.z):
         cells = list(layer)
         axes = list(zip(*cells, strict=True))
         box = Box(Zyx(*map(min, axes)), Zyx(*(1 + max(axis) for axis in axes)))
-        full = box.shape.volume == len(cells)
+        full = box.shape.volume == len(cells) and grid.cell.volume <= 2 * CHUNK**3
         yield from [box] if full else (Box(at, Zyx(*(n + 1 for n in at))) for at in cells)
 
 

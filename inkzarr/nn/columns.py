@@ -17,7 +17,7 @@ import math
 import time
 import uuid
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,10 +25,13 @@ import numpy as np
 from inkzarr.core.blending import Blend, windows_in_air
 from inkzarr.core.geometry import Box, Grid, Windows, Zyx
 from inkzarr.core.schema import CHUNK
+from inkzarr.nn.aside import forget
 from inkzarr.nn.blocks import PredictedBlock, cells_of
 from inkzarr.nn.engine import Engine, cached_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inkzarr.core.job import Job
     from inkzarr.core.volume import StoredVolume
 
@@ -126,6 +129,16 @@ class Columns:
         """Which blocks may hold anything; bool, of the grid of blocks."""
         return _touched(self.windows, ~self.air_windows, Zyx(0, 0, 0), self._grid, self._grid.cells())
 
+    @cached_property
+    def _lasts(self) -> set[Zyx]:
+        """The last block of each column that may hold anything, in cells of the grid of blocks."""
+        found = set()
+        for index in self.grid.indices(self.region):
+            cells = self._grid.cells(self.grid.box(index).clip(self.region))
+            held = np.argwhere(self._held[cells.slices])
+            found |= {Zyx(*(int(a + n) for a, n in zip(cells.start, end, strict=True))) for end in held[-1:]}
+        return found
+
     def holds(self, block: Box) -> bool:
         """Whether a block may hold anything: not all its windows are known to lie in air."""
         (z, y, x), (depth, height, width) = block.start, self.block
@@ -139,12 +152,18 @@ class Columns:
         ahead = Box(block.start, self.windows.reach(block).stop).clip(column)
         others = (self._grid.box(index).clip(self.region) for index in self._grid.indices(ahead))
         later = tuple(box for box in others if box != block and self.holds(box))
+        last = self._grid.cells(block).start in self._lasts
         given = self.stored, self.network, self.windows, self.blend, self.air
-        return PredictedBlock(*given, self.run, column.start, windows, later)
+        return PredictedBlock(*given, self.run, column, last, windows, later)
 
     def __call__(self, block: Box) -> np.ndarray:
         """Predict one block; uint8, round(255 * probability)."""
         return self.narrowed(block)(block)
+
+    @property
+    def over(self) -> Callable[[], None]:
+        """What every process calls in the end."""
+        return partial(forget, self.run)
 
     def work(self, block: Box) -> int:
         """How many windows a block runs where all of its column are computed."""
@@ -196,9 +215,8 @@ class Columns:
 
     def widest(self, memory: int) -> Zyx:
         """A layer of chunks as wide as one block in flight may be."""
-        shape, chunks = self.stored.shape, self.stored.chunks
         for most in CPU_EDGES if self.engine.device.type == "cpu" else EDGES:
-            y, x = (min(n, max(most, min(c, WIDTH))) for n, c in zip(shape[1:], chunks[1:], strict=True))
+            y, x = (-(-n // -(-n // most)) for n in self.stored.shape[1:])
             block = Zyx(CHUNK, y, x)
             if self.block_bytes(block) + self.shared_bytes <= memory:
                 break
@@ -216,15 +234,18 @@ class Columns:
         def volume(*more: tuple[int, ...]) -> int:
             return math.prod(map(min, self.stored.shape, map(sum, zip(block, *more, strict=True))))
 
-        voxels = 2 * volume(low, high) * self.stored.dtype.itemsize
-        return 4 * volume(high) + voxels + 2 * volume()
+        seen = volume(low, high)
+        read = max(seen, cells_of(self.stored).cell.volume)
+        return 4 * volume(high) + (seen + read) * self.stored.dtype.itemsize + 2 * volume()
 
     @property
     def set_aside(self) -> int:
-        """Bytes that a column keeps in the temporary folder, at most: a layer of sums and one of voxels."""
-        if self.engine.device.type != "cpu" or self.grid.counts == self._grid.counts:
+        """Bytes of the temporary folder that a column takes, about: sums for the layer below, and cells."""
+        if self.engine.device.type != "cpu" or self.grid.cell == self._grid.cell:
             return 0
-        halos = self.windows.halos(self.block)
-        axes = zip(self.stored.shape, self.grid.cell, halos, strict=True)
-        _, y, x = (min(n, c + sum(h)) for n, c, h in axes)
-        return (4 * halos[0][1] + self.stored.dtype.itemsize * cells_of(self.stored).cell.z) * y * x
+        cells, sums, voxels = cells_of(self.stored).cell, 4, self.stored.dtype.itemsize
+        for axis, (low, high) in enumerate(self.windows.halos(self.block)):
+            width, side, cell = self.grid.cell[axis], self.block[axis], cells[axis]
+            sums *= width + width // side * high if axis else side + high
+            voxels *= -(-(min(width, self.stored.shape[axis]) + low + high if axis else high) // cell) * cell
+        return sums + voxels

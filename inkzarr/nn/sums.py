@@ -1,6 +1,6 @@
 r"""Weighted sums of probabilities over a box of voxels, in whole numbers.
 
-A probability times its weight is rounded down to a whole number of units, of which a voxel's weights add up
+A probability times its weight is cut off to a whole number of units, of which a voxel's weights add up
 to less than 2^31. Whole numbers give the same sum in any order, so windows may be added as blocks, workers
 and devices please::
 
