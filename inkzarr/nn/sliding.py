@@ -10,7 +10,6 @@ A window that touches several blocks is run by one of them, which may add it for
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -76,18 +75,13 @@ def predict_block(
     box, voxels = seen
     on_device = engine.upload(voxels)
     with engine.lock, torch.inference_mode():
-        for _, layer in itertools.groupby(todo, key=lambda index: index.z):
-            run = []
-            for index in layer:
-                if _is_air(voxels[_held(windows.box(index), box)], air):
-                    tick(1)
-                else:
-                    run.append(index)
-            for at in range(0, len(run), engine.batch):
-                batch = run[at : at + engine.batch]
-                cut = [_cut(on_device, windows.box(index), box) for index in batch]
-                sums.add(batch, engine.probabilities(cut, voxels.dtype))
-                tick(len(batch))
+        run = [index for index in todo if not _is_air(voxels[_held(windows.box(index), box)], air)]
+        tick(len(todo) - len(run))
+        for at in range(0, len(run), engine.batch):
+            batch = run[at : at + engine.batch]
+            cut = [_cut(on_device, windows.box(index), box) for index in batch]
+            sums.add(batch, engine.probabilities(cut, voxels.dtype))
+            tick(len(batch))
         engine.release()
         result = engine.download(sums.finish(block))
     return result()

@@ -87,7 +87,7 @@ class Sums:
         self.ran: set[Zyx] = set()
 
     def add(self, indices: list[Zyx], probabilities: list[Tensor]) -> None:
-        """Add windows of one layer along z.
+        """Add windows.
 
         Raises
         ------
@@ -214,14 +214,16 @@ def _on_threads(kernel: Callable[..., bool], jobs: list[tuple[Any, ...]]) -> lis
 
 @njit(nogil=True, cache=True)
 def _add(n, count, sums, weights, first, second, places):
-    """Add the n-th of `count` shares of one or two windows of a layer; whether they hold numbers alone.
+    """Add the n-th of `count` shares of one or two windows; whether they hold numbers alone.
 
     Plane by plane, since neighbours share planes of the sums, which are then still in the processor's cache.
     """
-    wrong, depth = 0, places[0, 2, 0]
+    wrong, depth = 0, places[:, 2, 0].max()
     for z in range(depth * n // count, depth * (n + 1) // count):
         for k in range(len(places)):
             to, of, shape = places[k]
+            if z >= shape[0]:
+                continue
             values = first if k == 0 else second
             for y in range(shape[1]):
                 total = sums[to[0] + z, to[1] + y, to[2] : to[2] + shape[2]]
