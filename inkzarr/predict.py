@@ -318,7 +318,7 @@ def _prepare(
         block_bytes=blocks.block_bytes(blocks.block),
         work=blocks.work,
         holds=blocks.holds,
-        columns=blocks.grid.cell,
+        columns=blocks.columns.cell,
     )
     return job, blocks
 

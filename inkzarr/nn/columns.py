@@ -102,11 +102,11 @@ class Columns:
         return cached_engine(*self.network)
 
     @cached_property
-    def _grid(self) -> Grid:
+    def _blocks(self) -> Grid:
         return Grid(self.stored.shape, self.block)
 
     @cached_property
-    def grid(self) -> Grid:
+    def columns(self) -> Grid:
         """The volume in columns, each of as many blocks side by side as make up to `WIDTH` voxels."""
         depth, *others = self.stored.shape
         even = [-(-n // -(-n // WIDTH)) for n in others]
@@ -117,7 +117,7 @@ class Columns:
 
     def column(self, block: Box) -> Box:
         """The part of a block's column that is predicted."""
-        return self.grid.box(self.grid.cells(block).start).clip(self.region)
+        return self.columns.box(self.columns.cells(block).start).clip(self.region)
 
     @cached_property
     def air_windows(self) -> np.ndarray:
@@ -127,14 +127,14 @@ class Columns:
     @cached_property
     def _held(self) -> np.ndarray:
         """Which blocks may hold anything; bool, of the grid of blocks."""
-        return _touched(self.windows, ~self.air_windows, Zyx(0, 0, 0), self._grid, self._grid.cells())
+        return _touched(self.windows, ~self.air_windows, Zyx(0, 0, 0), self._blocks, self._blocks.cells())
 
     @cached_property
     def _lasts(self) -> set[Zyx]:
         """The last block of each column that may hold anything, in cells of the grid of blocks."""
         found = set()
-        for index in self.grid.indices(self.region):
-            cells = self._grid.cells(self.grid.box(index).clip(self.region))
+        for index in self.columns.indices(self.region):
+            cells = self._blocks.cells(self.columns.box(index).clip(self.region))
             held = np.argwhere(self._held[cells.slices])
             found |= {Zyx(*(int(a + n) for a, n in zip(cells.start, end, strict=True))) for end in held[-1:]}
         return found
@@ -150,9 +150,9 @@ class Columns:
         lies = self.air_windows[touching.slices].ravel()
         windows = tuple(index for index, air in zip(touching.indices(), lies, strict=True) if not air)
         ahead = Box(block.start, self.windows.reach(block).stop).clip(column)
-        others = (self._grid.box(index).clip(self.region) for index in self._grid.indices(ahead))
+        others = (self._blocks.box(index).clip(self.region) for index in self._blocks.indices(ahead))
         later = tuple(box for box in others if box != block and self.holds(box))
-        last = self._grid.cells(block).start in self._lasts
+        last = self._blocks.cells(block).start in self._lasts
         given = self.stored, self.network, self.windows, self.blend, self.air
         return PredictedBlock(*given, self.run, column, last, windows, later)
 
@@ -175,7 +175,7 @@ class Columns:
     @property
     def redundancy(self) -> float:
         """How often a window is run on the whole: once in each column that it touches."""
-        columns = (self.grid.box(index).clip(self.region) for index in self.grid.indices(self.region))
+        columns = (self.columns.box(index).clip(self.region) for index in self.columns.indices(self.region))
         run = sum(self.windows.touching(column).shape.volume for column in columns)
         return run / self.windows.touching(self.region).shape.volume
 
@@ -191,7 +191,7 @@ class Columns:
             column = self.column(job.inner(chain[0]))
             runs, reads = self.windows.touching(column), cells.cells(self.windows.reach(column))
             run = ~self.air_windows[runs.slices]
-            if len(chain) < np.count_nonzero(self._held[self._grid.cells(column).slices]):
+            if len(chain) < np.count_nonzero(self._held[self._blocks.cells(column).slices]):
                 left = np.zeros(runs.shape, bool)
                 for block in map(job.inner, chain):
                     left[self.windows.touching(block).within(runs)] = True
@@ -241,11 +241,11 @@ class Columns:
     @property
     def set_aside(self) -> int:
         """Bytes of the temporary folder that a column takes, about: sums for the layer below, and cells."""
-        if self.engine.device.type != "cpu" or self.grid.cell == self._grid.cell:
+        if self.engine.device.type != "cpu" or self.columns.cell == self._blocks.cell:
             return 0
         cells, sums, voxels = cells_of(self.stored).cell, 4, self.stored.dtype.itemsize
         for axis, (low, high) in enumerate(self.windows.halos(self.block)):
-            width, side, cell = self.grid.cell[axis], self.block[axis], cells[axis]
+            width, side, cell = self.columns.cell[axis], self.block[axis], cells[axis]
             sums *= width + width // side * high if axis else side + high
             voxels *= -(-(min(width, self.stored.shape[axis]) + low + high if axis else high) // cell) * cell
         return sums + voxels
