@@ -246,7 +246,9 @@ def test_a_browser_is_opened_where_wanted(volumes, monkeypatch):
 
 
 def test_ctrl_c_ends_the_command(volumes):
-    command = [sys.executable, "-c", "from inkzarr.cli import main; main()", "view", *volumes, "--no-browser"]
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's & does not
+    code = f"{heard}; from inkzarr.cli import main; main()"
+    command = [sys.executable, "-c", code, "view", *volumes, "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().strip()
         assert fetch(url)[0] == 200
