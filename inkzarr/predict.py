@@ -30,6 +30,7 @@ from inkzarr.core.runner import plan_blocks, unfinished, write_blocks
 from inkzarr.core.schema import DEFAULT_VOXEL_SIZE_UM, DIMS, PREDICTION, SERIES, VERSION, VolumeSpec
 from inkzarr.core.store import open_stored
 from inkzarr.core.volume import NUMBERS
+from inkzarr.nn.blocks import Run
 from inkzarr.nn.checkpoint import Checkpoint
 from inkzarr.nn.columns import Columns
 from inkzarr.nn.engine import Engine, cached_engine
@@ -225,7 +226,7 @@ def predict_volume(
     """
     job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
     report = write_blocks(job, blocks, options)
-    return replace(report, traffic=blocks.stored.traffic())
+    return replace(report, traffic=blocks.run.stored.traffic())
 
 
 def plan_predict(
@@ -246,7 +247,7 @@ def plan_predict(
     """
     job, blocks = _prepare(volume, checkpoint, out, settings, options, storage_options)
     todo = blocks.foresee(job, unfinished(job, options))
-    asked = blocks.air_windows[blocks.windows.touching(blocks.region).slices]
+    asked = blocks.air_windows[blocks.run.windows.touching(blocks.region).slices]
     seconds, kept = todo.windows * blocks.seconds_a_window(), blocks.set_aside
     return plan_blocks(
         job,
@@ -260,7 +261,7 @@ def plan_predict(
                 if kept
                 else {}
             ),
-            "estimated time": f"{duration(seconds)} on {blocks.engine.device}, this machine",
+            "estimated time": f"{duration(seconds)} on {blocks.run.engine.device}, this machine",
         },
     )
 
@@ -279,12 +280,12 @@ def _prepare(
     region = Box.whole(stored.shape) if settings.box is None else Box.parse(settings.box, stored.shape)
     network = str(Path(checkpoint).resolve()), settings.axes, settings.batch, settings.device, settings.dtype
     windows = settings.windows(stored.shape)
-    blocks = Columns(stored, network, windows, settings.blend, settings.air, region)
-    blocks.engine.check_window(windows.window)
+    blocks = Columns(Run(stored, network, windows, settings.blend, settings.air), region)
+    blocks.run.engine.check_window(windows.window)
     fingerprint = {
         "input": stored.identity,
-        "checkpoint": blocks.engine.token,
-        **settings.fingerprint(blocks.engine),
+        "checkpoint": blocks.run.engine.token,
+        **settings.fingerprint(blocks.run.engine),
         "version": f"{SERIES}, torch {torch.__version__}",
     }
     lineage = {
@@ -292,7 +293,7 @@ def _prepare(
         "version": VERSION,
         "source": stored.name,
         "checkpoint": Path(checkpoint).name,
-        "settings": settings.fingerprint(blocks.engine),
+        "settings": settings.fingerprint(blocks.run.engine),
         "input": stored.lineage,
     }
     spec = VolumeSpec(

@@ -13,6 +13,7 @@ from inkzarr.core.ledger import Ledger
 from inkzarr.core.runner import _Task
 from inkzarr.core.store import open_stored, open_volume
 from inkzarr.nn.aside import Column
+from inkzarr.nn.blocks import Run
 from inkzarr.nn.columns import Columns
 from inkzarr.predict import PredictSettings, plan_predict, predict, predict_volume
 from inkzarr.verify import verify
@@ -123,7 +124,7 @@ def test_nothing_is_left_to_a_block_that_is_not_computed(scan, checkpoint, tmp_p
 def test_a_task_travels_without_the_air(scan, checkpoint):
     windows = SETTINGS.windows(Zyx(*SHAPE))
     network = (checkpoint, None, 1, "cpu", "float32")
-    blocks = Columns(open_stored(scan), network, windows, "gaussian", 0, Box.whole(Zyx(*SHAPE)))
+    blocks = Columns(Run(open_stored(scan), network, windows, "gaussian", 0), Box.whole(Zyx(*SHAPE)))
     assert blocks.holds(Box(Zyx(0, 0, 0), Zyx(128, 128, 40)))
     assert "air_windows" in vars(blocks)
     task = blocks.narrowed(Box(Zyx(0, 0, 0), Zyx(128, 128, 40)))

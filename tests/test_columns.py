@@ -186,6 +186,19 @@ def test_what_blocks_leave_is_bounded_and_forgotten(scan, checkpoint, tmp_path, 
     assert len(aside) == 0
 
 
+def test_workers_of_a_cluster_forget_a_run_that_is_over(scan, checkpoint, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        options = RunOptions(scheduler=cluster.scheduler_address)
+        box = "0:128,:,:"  # a layer whose lanes end before the column does
+        predict_volume(scan, checkpoint, str(tmp_path / "ink"), PredictSettings(window=32, box=box), options)
+        left = client.run(lambda: len(__import__("inkzarr.nn.aside").nn.aside.aside))
+    assert list(left.values()) == [0]
+
+
 @pytest.mark.parametrize("in_file", [True, False])
 @given(st.data())
 def test_a_shelf_gives_back_what_was_put_there(in_file, data):

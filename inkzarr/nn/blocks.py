@@ -15,7 +15,8 @@ was taken up again, runs all windows that touch it, and its voxels are the same.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.schema import CHUNK
 from inkzarr.nn.aside import Column, Part, aside
-from inkzarr.nn.engine import cached_engine
+from inkzarr.nn.engine import Engine, cached_engine
 from inkzarr.nn.sliding import Seen, predict_block
 from inkzarr.nn.sums import Sums
 
@@ -49,8 +50,8 @@ def cells_of(stored: StoredVolume) -> Grid:
 
 
 @dataclass(frozen=True)
-class PredictedBlock:
-    """The function of one block; picklable, the network is loaded once in each process.
+class Run:
+    """What all blocks of a run share; picklable, the network is loaded once in each process.
 
     Parameters
     ----------
@@ -64,8 +65,31 @@ class PredictedBlock:
         ``gaussian`` or ``constant``.
     air : float
         A window whose voxels are all at most this is not run.
-    run : str
+    name : str
         Tells what this run leaves from what others left.
+    """
+
+    stored: StoredVolume
+    network: tuple[str, str | None, int | None, str, str]
+    windows: Windows
+    blend: Blend
+    air: float
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def engine(self) -> Engine:
+        """The network, at work on its device."""
+        return cached_engine(*self.network)
+
+
+@dataclass(frozen=True)
+class PredictedBlock:
+    """The function of one block.
+
+    Parameters
+    ----------
+    run : Run
+        What it shares with all others.
     column : Box
         What is predicted of the block's column.
     last : bool
@@ -76,12 +100,7 @@ class PredictedBlock:
         The later blocks of its column that they touch, and that may hold anything.
     """
 
-    stored: StoredVolume
-    network: tuple[str, str | None, int | None, str, str]
-    windows: Windows
-    blend: Blend
-    air: float
-    run: str
+    run: Run
     column: Box
     last: bool
     touching: tuple[Zyx, ...]
@@ -89,20 +108,20 @@ class PredictedBlock:
 
     def __call__(self, block: Box) -> np.ndarray:
         """Predict the block; uint8, round(255 * probability)."""
-        engine = cached_engine(*self.network)
+        engine = self.run.engine
         on_cpu = engine.device.type == "cpu"
-        with aside.column(self.run, self.column.start, in_file=on_cpu, last=self.last) as column:
+        with aside.column(self.run.name, self.column.start, in_file=on_cpu, last=self.last) as column:
             parts = column.parts(block.start)
             told = frozenset[Zyx]().union(*(part.told for part in parts))
             todo = [index for index in self.touching if index not in told]
             seen = self._read(column, todo, block)
             box = self._around(block)
             room = aside.borrow("sums", box.shape, np.int32) if on_cpu else None
-            sums = Sums(box, self.windows, self.blend, engine.device, room)
+            sums = Sums(box, self.run.windows, self.run.blend, engine.device, room)
             for part in parts:
                 _take(column, part, sums)
             before = frozenset(sums.ran)
-            found = predict_block(block, todo, seen, sums, engine, air=self.air)
+            found = predict_block(block, todo, seen, sums, engine, air=self.run.air)
             for later in self.later:
                 self._leave(column, later, sums, todo, sums.ran - before)
             column.drop(block.start)
@@ -114,14 +133,14 @@ class PredictedBlock:
 
     def _around(self, block: Box) -> Box:
         """The block, with all voxels of later ones that its windows reach."""
-        reach = self.windows.reach(block)
+        reach = self.run.windows.reach(block)
         stops = (block.stop, *(later.clip(reach).stop for later in self.later))
         return Box(block.start, Zyx(*map(max, *stops, block.stop)))
 
     def _read(self, column: Column, todo: list[Zyx], block: Box) -> Seen:
         """What windows see, of kept cells from there; cells that later blocks may see are kept."""
-        grid, box = cells_of(self.stored), self._reach(todo, block)
-        voxels = aside.borrow("voxels", box.shape, self.stored.dtype)
+        grid, box = cells_of(self.run.stored), self._reach(todo, block)
+        voxels = aside.borrow("voxels", box.shape, self.run.stored.dtype)
         missing = []
         with column.lock:
             for index in grid.indices(box):
@@ -133,7 +152,7 @@ class PredictedBlock:
                 voxels[part.within(box)] = column.shelf.planes(column.cells[index], z.start, z.stop)[:, y, x]
         for cells in _boxes(missing, grid):
             whole = Box(grid.box(cells.start).start, grid.box(Zyx(*(n - 1 for n in cells.stop))).stop)
-            read = self.stored.read(whole)
+            read = self.run.stored.read(whole)
             voxels[whole.clip(box).within(box)] = read[whole.clip(box).within(whole)]
             with column.lock:
                 for index in cells.indices():
@@ -151,8 +170,8 @@ class PredictedBlock:
         if not todo:
             return Box(block.start, block.start)
         first, last = (Zyx(*map(end, zip(*todo, strict=True))) for end in (min, max))
-        box = Box(self.windows.box(first).start, self.windows.box(last).stop)
-        return box.clip(Box.whole(self.windows.shape))
+        box = Box(self.run.windows.box(first).start, self.run.windows.box(last).stop)
+        return box.clip(Box.whole(self.run.windows.shape))
 
     def _is_ahead(self, cell: Box, block: Box) -> bool:
         """Whether a cell goes on where other blocks of the column do."""
@@ -161,7 +180,7 @@ class PredictedBlock:
 
     def _leave(self, column: Column, later: Box, sums: Sums, todo: list[Zyx], ran: set[Zyx]) -> None:
         """Leave to a later block what the windows `todo` say of it, of which `ran` were not air."""
-        touching, box = self.windows.touching(later), later.clip(sums.box)
+        touching, box = self.run.windows.touching(later), later.clip(sums.box)
         told = frozenset(index for index in todo if index in touching)
         added = told & ran
         place = column.shelf.put(sums.part(box)) if added else None

@@ -15,25 +15,22 @@ from __future__ import annotations
 
 import math
 import time
-import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from inkzarr.core.blending import Blend, windows_in_air
+from inkzarr.core.blending import windows_in_air
 from inkzarr.core.geometry import Box, Grid, Windows, Zyx
 from inkzarr.core.schema import CHUNK
 from inkzarr.nn.aside import forget
-from inkzarr.nn.blocks import PredictedBlock, cells_of
-from inkzarr.nn.engine import Engine, cached_engine
+from inkzarr.nn.blocks import PredictedBlock, Run, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from inkzarr.core.job import Job
-    from inkzarr.core.volume import StoredVolume
 
 WIDTH = 1024
 """Of a column, in voxels: the wider, the fewer windows are run twice, and the more is set aside."""
@@ -69,49 +66,29 @@ class Columns:
 
     Parameters
     ----------
-    stored : StoredVolume
-        The scan.
-    network : tuple
-        Path of the checkpoint, axes, batch, device and dtype, as `cached_engine` takes them.
-    windows : Windows
-        Of the whole volume.
-    blend : str
-        ``gaussian`` or ``constant``.
-    air : float
-        A window whose voxels are all at most this is not run.
+    run : Run
+        What all blocks share.
     region : Box
         What is predicted.
     block : Zyx
         The size of a block, in voxels.
-    run : str
-        Tells what this run leaves from what others left.
     """
 
-    stored: StoredVolume
-    network: tuple[str, str | None, int | None, str, str]
-    windows: Windows
-    blend: Blend
-    air: float
+    run: Run
     region: Box
     block: Zyx = Zyx(CHUNK, CHUNK, CHUNK)
-    run: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def engine(self) -> Engine:
-        """The network, at work on its device."""
-        return cached_engine(*self.network)
 
     @cached_property
     def _blocks(self) -> Grid:
-        return Grid(self.stored.shape, self.block)
+        return Grid(self.run.stored.shape, self.block)
 
     @cached_property
     def columns(self) -> Grid:
         """The volume in columns, each of as many blocks side by side as make up to `WIDTH` voxels."""
-        depth, *others = self.stored.shape
+        depth, *others = self.run.stored.shape
         even = [-(-n // -(-n // WIDTH)) for n in others]
         return Grid(
-            self.stored.shape,
+            self.run.stored.shape,
             Zyx(depth, *(-(-n // b) * b for n, b in zip(even, self.block[1:], strict=True))),
         )
 
@@ -122,12 +99,14 @@ class Columns:
     @cached_property
     def air_windows(self) -> np.ndarray:
         """Which windows lie in air, as far as can be told without reading; bool, of the windows' counts."""
-        return windows_in_air(self.windows, self.stored.may_exceed(self.air), self.stored.chunks)
+        return windows_in_air(
+            self.run.windows, self.run.stored.may_exceed(self.run.air), self.run.stored.chunks
+        )
 
     @cached_property
     def _held(self) -> np.ndarray:
         """Which blocks may hold anything; bool, of the grid of blocks."""
-        return _touched(self.windows, ~self.air_windows, Zyx(0, 0, 0), self._blocks, self._blocks.cells())
+        return _touched(self.run.windows, ~self.air_windows, Zyx(0, 0, 0), self._blocks, self._blocks.cells())
 
     @cached_property
     def _lasts(self) -> set[Zyx]:
@@ -146,15 +125,14 @@ class Columns:
 
     def narrowed(self, block: Box) -> PredictedBlock:
         """The function of one block, which knows its windows and the blocks that come after it."""
-        touching, column = self.windows.touching(block), self.column(block)
+        touching, column = self.run.windows.touching(block), self.column(block)
         lies = self.air_windows[touching.slices].ravel()
         windows = tuple(index for index, air in zip(touching.indices(), lies, strict=True) if not air)
-        ahead = Box(block.start, self.windows.reach(block).stop).clip(column)
+        ahead = Box(block.start, self.run.windows.reach(block).stop).clip(column)
         others = (self._blocks.box(index).clip(self.region) for index in self._blocks.indices(ahead))
         later = tuple(box for box in others if box != block and self.holds(box))
         last = self._blocks.cells(block).start in self._lasts
-        given = self.stored, self.network, self.windows, self.blend, self.air
-        return PredictedBlock(*given, self.run, column, last, windows, later)
+        return PredictedBlock(self.run, column, last, windows, later)
 
     def __call__(self, block: Box) -> np.ndarray:
         """Predict one block; uint8, round(255 * probability)."""
@@ -163,11 +141,15 @@ class Columns:
     @property
     def over(self) -> Callable[[], None]:
         """What every process calls in the end."""
-        return partial(forget, self.run)
+        return partial(forget, self.run.name)
 
     def work(self, block: Box) -> int:
         """How many windows a block runs where all of its column are computed."""
-        touching, column, stride = self.windows.touching(block), self.column(block), self.windows.stride
+        touching, column, stride = (
+            self.run.windows.touching(block),
+            self.column(block),
+            self.run.windows.stride,
+        )
         axes = zip(block.start, column.start, stride, touching.start, touching.stop, strict=True)
         firsts = (max(first, -(-a // s)) if a > c else first for a, c, s, first, _ in axes)
         return math.prod(max(0, last - first) for first, last in zip(firsts, touching.stop, strict=True))
@@ -176,8 +158,8 @@ class Columns:
     def redundancy(self) -> float:
         """How often a window is run on the whole: once in each column that it touches."""
         columns = (self.columns.box(index).clip(self.region) for index in self.columns.indices(self.region))
-        run = sum(self.windows.touching(column).shape.volume for column in columns)
-        return run / self.windows.touching(self.region).shape.volume
+        run = sum(self.run.windows.touching(column).shape.volume for column in columns)
+        return run / self.run.windows.touching(self.region).shape.volume
 
     def foresee(self, job: Job, boxes: list[Box]) -> Foreseen:
         """What blocks take where these and no others are computed; some more, where others are done already.
@@ -186,37 +168,37 @@ class Columns:
         the other along every axis: both run it.
         """
         windows = nbytes = 0
-        cells = cells_of(self.stored)
+        cells = cells_of(self.run.stored)
         for chain in job.chains(boxes):
             column = self.column(job.inner(chain[0]))
-            runs, reads = self.windows.touching(column), cells.cells(self.windows.reach(column))
+            runs, reads = self.run.windows.touching(column), cells.cells(self.run.windows.reach(column))
             run = ~self.air_windows[runs.slices]
             if len(chain) < np.count_nonzero(self._held[self._blocks.cells(column).slices]):
                 left = np.zeros(runs.shape, bool)
                 for block in map(job.inner, chain):
-                    left[self.windows.touching(block).within(runs)] = True
+                    left[self.run.windows.touching(block).within(runs)] = True
                 run &= left
-            read = _touched(self.windows, run, runs.start, cells, reads)
+            read = _touched(self.run.windows, run, runs.start, cells, reads)
             windows += int(np.count_nonzero(run))
             ends = zip(reads.start, reads.stop, cells.cell, cells.shape, strict=True)
             z, y, x = (np.diff(np.minimum(np.arange(a, b + 1) * c, n)) for a, b, c, n in ends)
-            nbytes += int((read * z[:, None, None] * y[:, None] * x).sum()) * self.stored.dtype.itemsize
+            nbytes += int((read * z[:, None, None] * y[:, None] * x).sum()) * self.run.stored.dtype.itemsize
         return Foreseen(windows, nbytes)
 
     def seconds_a_window(self) -> float:
         """Time of one window on the device, after one to warm up; of a CPU the smallest one does for that."""
-        engine, window = self.engine, self.windows.window
+        engine, window = self.run.engine, self.run.windows.window
         least = Zyx.of(2 ** (engine.levels - 1)) if engine.device.type == "cpu" else window
         for shape in (least, window):
-            batch = [engine.upload(np.ones(shape, self.stored.dtype))] * engine.batch
+            batch = [engine.upload(np.ones(shape, self.run.stored.dtype))] * engine.batch
             began = time.perf_counter()
-            engine.probabilities(batch, self.stored.dtype)[0].sum().item()
+            engine.probabilities(batch, self.run.stored.dtype)[0].sum().item()
         return (time.perf_counter() - began) / engine.batch
 
     def widest(self, memory: int) -> Zyx:
         """A layer of chunks as wide as one block in flight may be."""
-        for most in CPU_EDGES if self.engine.device.type == "cpu" else EDGES:
-            y, x = (-(-n // -(-n // most)) for n in self.stored.shape[1:])
+        for most in CPU_EDGES if self.run.engine.device.type == "cpu" else EDGES:
+            y, x = (-(-n // -(-n // most)) for n in self.run.stored.shape[1:])
             block = Zyx(CHUNK, y, x)
             if self.block_bytes(block) + self.shared_bytes <= memory:
                 break
@@ -225,27 +207,29 @@ class Columns:
     @property
     def shared_bytes(self) -> int:
         """Memory that all blocks share: the network's."""
-        return self.engine.batch * self.engine.window_bytes(self.windows.window)
+        return self.run.engine.batch * self.run.engine.window_bytes(self.run.windows.window)
 
     def block_bytes(self, block: Zyx) -> int:
         """Memory of a block: its sums and those it leaves, what it reads, twice, and its result, twice."""
-        low, high = zip(*self.windows.halos(block), strict=True)
+        low, high = zip(*self.run.windows.halos(block), strict=True)
 
         def volume(*more: tuple[int, ...]) -> int:
-            return math.prod(map(min, self.stored.shape, map(sum, zip(block, *more, strict=True))))
+            return math.prod(map(min, self.run.stored.shape, map(sum, zip(block, *more, strict=True))))
 
         seen = volume(low, high)
-        read = max(seen, cells_of(self.stored).cell.volume)
-        return 4 * volume(high) + (seen + read) * self.stored.dtype.itemsize + 2 * volume()
+        read = max(seen, cells_of(self.run.stored).cell.volume)
+        return 4 * volume(high) + (seen + read) * self.run.stored.dtype.itemsize + 2 * volume()
 
     @property
     def set_aside(self) -> int:
         """Bytes of the temporary folder that a column takes, about: sums for the layer below, and cells."""
-        if self.engine.device.type != "cpu" or self.columns.cell == self._blocks.cell:
+        if self.run.engine.device.type != "cpu" or self.columns.cell == self._blocks.cell:
             return 0
-        cells, sums, voxels = cells_of(self.stored).cell, 4, self.stored.dtype.itemsize
-        for axis, (low, high) in enumerate(self.windows.halos(self.block)):
+        cells, sums, voxels = cells_of(self.run.stored).cell, 4, self.run.stored.dtype.itemsize
+        for axis, (low, high) in enumerate(self.run.windows.halos(self.block)):
             width, side, cell = self.columns.cell[axis], self.block[axis], cells[axis]
             sums *= width + width // side * high if axis else side + high
-            voxels *= -(-(min(width, self.stored.shape[axis]) + low + high if axis else high) // cell) * cell
+            voxels *= (
+                -(-(min(width, self.run.stored.shape[axis]) + low + high if axis else high) // cell) * cell
+            )
         return sums + voxels
