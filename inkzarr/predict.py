@@ -279,13 +279,14 @@ def _prepare(
     stored.require_finished()
     region = Box.whole(stored.shape) if settings.box is None else Box.parse(settings.box, stored.shape)
     network = str(Path(checkpoint).resolve()), settings.axes, settings.batch, settings.device, settings.dtype
-    windows = settings.windows(stored.shape)
-    blocks = Columns(Run(stored, network, windows, settings.blend, settings.air), region)
-    blocks.run.engine.check_window(windows.window)
+    engine, windows = cached_engine(*network), settings.windows(stored.shape)
+    engine.check_window(windows.window)
+    run = Run(stored, (*network, engine.token), windows, settings.blend, settings.air)
+    blocks = Columns(run, region)
     fingerprint = {
         "input": stored.identity,
-        "checkpoint": blocks.run.engine.token,
-        **settings.fingerprint(blocks.run.engine),
+        "checkpoint": engine.token,
+        **settings.fingerprint(engine),
         "version": f"{SERIES}, torch {torch.__version__}",
     }
     lineage = {
@@ -293,7 +294,7 @@ def _prepare(
         "version": VERSION,
         "source": stored.name,
         "checkpoint": Path(checkpoint).name,
-        "settings": settings.fingerprint(blocks.run.engine),
+        "settings": settings.fingerprint(engine),
         "input": stored.lineage,
     }
     spec = VolumeSpec(

@@ -1,8 +1,10 @@
 """Blocks of a column: no window is run twice, no voxel read twice, and the bytes are the same."""
 
 import contextlib
+import errno
 import itertools
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import inkzarr.nn.sums
 from inkzarr.core.blending import window_weights
 from inkzarr.core.errors import DiskError
 from inkzarr.core.geometry import Box, Windows, Zyx
@@ -238,6 +241,33 @@ def test_a_full_temporary_folder_costs_time_and_no_voxel(
     assert "too large), windows are run twice: make room there, or set TMPDIR" in told
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_cannot_be_read_back_costs_time_and_no_voxel(
+    scan, checkpoint, tmp_path, counted, monkeypatch, caplog, cut
+):
+    settings = PredictSettings(window=32, block=128)
+    predict_volume(scan, checkpoint, str(tmp_path / "read"), settings)
+    once = counted["windows"]
+    planes, asked = Shelf.planes, itertools.count()
+
+    def failing(self, place, start, stop):
+        if next(asked) % 3 != 2:
+            return planes(self, place, start, stop)
+        if cut:  # beyond the end of the file
+            return planes(self, place._replace(offset=2**40), start, stop)
+        with monkeypatch.context() as patch:
+            broken = Mock(readinto=Mock(side_effect=OSError(errno.EIO, "I/O error")))
+            patch.setattr(self, "_file", broken)
+            return planes(self, place, start, stop)
+
+    monkeypatch.setattr(Shelf, "planes", failing)
+    predict_volume(scan, checkpoint, str(tmp_path / "failed"), settings)
+    assert counted["windows"] - once > once
+    assert files(tmp_path / "failed") == files(tmp_path / "read")
+    (told,) = (record.message for record in caplog.records)
+    assert "cannot be read back (" in told
+
+
 def test_no_temporary_folder_is_told(monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
     with pytest.raises(DiskError, match=r"no temporary file can be made .*: set TMPDIR"):
@@ -272,6 +302,32 @@ def test_sums_are_the_same_in_any_order_and_from_parts(shape, size, blend, rando
         weights[windows.box(index).slices] += weight
     exact = 255 * (total / np.where(weights, weights, 1))[box.slices]
     assert np.abs(one.numpy() - exact).max() <= 0.5 + 0.005
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=5, unique=True), st.integers(1, 5))
+def test_threads_that_add_windows_share_no_plane(indices, threads):
+    windows = Windows(Zyx(20, 20, 20), Zyx(8, 8, 8), Zyx(2, 2, 2))
+    sums = Sums(Box.whole(windows.shape), windows, "constant", torch.device("cpu"))
+    planes, run = [], inkzarr.nn.sums._on_threads
+
+    def one_by_one(kernel, jobs):
+        for n in range(threads):
+            before = sums.part(sums.box).clone()
+            for job in jobs:
+                assert kernel(n, threads, *job)
+            planes.append({int(z) for z in (sums.part(sums.box) != before).any(2).any(1).nonzero()})
+        return [[True]]
+
+    inkzarr.nn.sums._on_threads = one_by_one
+    try:
+        sums.add([Zyx(*index) for index in indices], [torch.ones(8, 8, 8)] * len(indices))
+    finally:
+        inkzarr.nn.sums._on_threads = run
+    assert sum(map(len, planes)) == len(set().union(*planes))
+    whole = Sums(sums.box, windows, "constant", torch.device("cpu"))
+    for index in indices:
+        whole.add([Zyx(*index)], [torch.ones(8, 8, 8)])
+    assert torch.equal(sums.part(sums.box), whole.part(sums.box))
 
 
 def test_chains_are_columns_cut_where_there_are_too_few():

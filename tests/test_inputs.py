@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import zarr
 
 import inkzarr
@@ -16,10 +17,11 @@ from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.job import RunOptions
 from inkzarr.core.store import open_stored, open_volume
-from inkzarr.nn.checkpoint import save_checkpoint
-from inkzarr.nn.engine import Engine
+from inkzarr.nn.blocks import PredictedBlock
+from inkzarr.nn.checkpoint import load_checkpoint, save_checkpoint
+from inkzarr.nn.engine import Engine, cached_engine
 from inkzarr.nn.unet import UNet3D
-from inkzarr.predict import PredictSettings, plan_predict, predict_volume
+from inkzarr.predict import PredictSettings, plan_predict, predict, predict_volume
 from inkzarr.writers.planes import PlaneSettings
 
 SMALL = PredictSettings(window=16, block=128)
@@ -184,6 +186,14 @@ def test_out_of_memory_halves_the_batch_and_says_so(caplog):
         torch.testing.assert_close(probability, torch.sigmoid(torch.full((4, 4, 4), n / 255)))
 
 
+def test_out_of_memory_in_a_block_loses_no_window():
+    volume = xr.DataArray(
+        np.random.default_rng(0).integers(1, 255, (32, 32, 32), np.uint8), dims=tuple("zyx")
+    )
+    found = [predict(volume, Tight(), window=8, block=32, batch=n, device="cpu").values for n in (1, 8)]
+    np.testing.assert_array_equal(*found)
+
+
 class Never(torch.nn.Module):
     def forward(self, _windows):
         raise torch.cuda.OutOfMemoryError
@@ -192,6 +202,31 @@ class Never(torch.nn.Module):
 def test_a_window_too_large_for_the_device_is_one_clear_line():
     with pytest.raises(InputError, match=r"one window of \(4, 4, 4\) does not fit the memory of cpu"):
         Engine(Never(), batch=2, device="cpu").probabilities([torch.zeros(4, 4, 4)], np.dtype("uint8"))
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile_changes_no_voxel(tmp_path, monkeypatch):
+    scan, unet, out = scan_of(tmp_path, 0), network(tmp_path / "unet.pt", 0), str(tmp_path / "out")
+    predict_volume(scan, unet, str(tmp_path / "alone"), SMALL)
+    computed = PredictedBlock.__call__
+
+    def replacing(self, block):
+        network(tmp_path / "unet.pt", 1)
+        return computed(self, block)
+
+    monkeypatch.setattr(PredictedBlock, "__call__", replacing)
+    predict_volume(scan, unet, out, SMALL)
+    np.testing.assert_array_equal(open_volume(out).values, open_volume(tmp_path / "alone").values)
+
+
+def test_a_worker_with_another_checkpoint_says_so(tmp_path):
+    unet = network(tmp_path / "unet.pt", 0)
+    sha256 = load_checkpoint(unet).sha256
+    assert cached_engine(unet, None, None, "cpu", "float32", sha256).token == sha256
+    network(tmp_path / "unet.pt", 1)
+    assert cached_engine(unet, None, None, "cpu", "float32", sha256).token == sha256
+    assert cached_engine(unet, None, None, "cpu", "float32").token != sha256
+    with pytest.raises(InputError, match=r"unet.pt' was replaced while a run used it.*--overwrite"):
+        cached_engine(unet, None, None, "cpu", "float32", sha256)
 
 
 @pytest.mark.gpu

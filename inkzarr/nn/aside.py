@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import errno
 import logging
 import math
 import tempfile
@@ -80,7 +81,7 @@ class Shelf:
     def __init__(self, *, in_file: bool) -> None:
         self._lock, self._file = threading.Lock(), None
         self._free: list[tuple[int, int]] = []  # room and offset, the smallest first
-        self._end, self._full = 0, False
+        self._end, self._warned = 0, False
         if in_file:
             try:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as this
@@ -97,10 +98,15 @@ class Shelf:
         Returns
         -------
         object
-            Its place; None where the temporary folder is full, which is warned of once.
+            Its place; None where the temporary folder, or the device's memory, is full, which is warned of
+            once.
         """
         if self._file is None:
-            return array.clone() if isinstance(array, torch.Tensor) else array.copy()
+            try:
+                return array.clone() if isinstance(array, torch.Tensor) else array.copy()
+            except (MemoryError, torch.OutOfMemoryError):
+                self._warn(f"{size(array.nbytes)} cannot be set aside in memory", "give --memory-limit less")
+                return None
         array = np.asarray(array)
         with self._lock:
             at = bisect.bisect_left(self._free, (array.nbytes, 0))
@@ -114,27 +120,36 @@ class Shelf:
             except OSError as error:
                 if offset < self._end:
                     bisect.insort(self._free, (room, offset))
-                self._warn(array.nbytes, error)
+                what = (
+                    f"{size(array.nbytes)} cannot be set aside in {tempfile.gettempdir()} ({error.strerror})"
+                )
+                self._warn(what, "make room there, or set TMPDIR to another folder")
                 return None
             self._end = max(self._end, offset + room)
         return Place(offset, room, array.shape, array.dtype)
 
-    def _warn(self, nbytes: int, error: OSError) -> None:
-        if not self._full:
-            what = f"{size(nbytes)} cannot be set aside in {tempfile.gettempdir()} ({error.strerror})"
-            log.warning("%s, windows are run twice: make room there, or set TMPDIR to another folder", what)
-        self._full = True
+    def _warn(self, what: str, remedy: str) -> None:
+        if not self._warned:
+            log.warning("%s, windows are run twice: %s", what, remedy)
+        self._warned = True
 
     def planes(self, place: Any, start: int, stop: int) -> Any:  # noqa: ANN401
-        """Part of an array, along its first axis."""
+        """Part of an array, along its first axis; None, with a warning, where it cannot be had."""
         if self._file is None:
             return place[start:stop]
         found = np.empty((stop - start, *place.shape[1:]), place.dtype)
-        with self._lock:
-            self._file.seek(place.offset + start * found[0].nbytes)
-            rest = found.data.cast("B")
-            while rest:
-                rest = rest[self._file.readinto(rest) :]
+        try:
+            with self._lock:
+                self._file.seek(place.offset + start * found[0].nbytes)
+                rest = found.data.cast("B")
+                while rest:
+                    if not (count := self._file.readinto(rest)):
+                        raise OSError(errno.EIO, "its file was cut short")
+                    rest = rest[count:]
+        except OSError as error:
+            what = f"what was set aside in {tempfile.gettempdir()} cannot be read back ({error.strerror})"
+            self._warn(what, "set TMPDIR to another folder")
+            return None
         return found
 
     def drop(self, place: Any) -> None:  # noqa: ANN401

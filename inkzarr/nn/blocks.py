@@ -58,7 +58,7 @@ class Run:
     stored : StoredVolume
         The scan.
     network : tuple
-        Path of the checkpoint, axes, batch, device and dtype, as `cached_engine` takes them.
+        Path of the checkpoint, axes, batch, device, dtype and SHA-256, as `cached_engine` takes them.
     windows : Windows
         Of the whole volume.
     blend : str
@@ -70,7 +70,7 @@ class Run:
     """
 
     stored: StoredVolume
-    network: tuple[str, str | None, int | None, str, str]
+    network: tuple[str, str | None, int | None, str, str, str]
     windows: Windows
     blend: Blend
     air: float
@@ -111,15 +111,12 @@ class PredictedBlock:
         engine = self.run.engine
         on_cpu = engine.device.type == "cpu"
         with aside.column(self.run.name, self.column.start, in_file=on_cpu, last=self.last) as column:
-            parts = column.parts(block.start)
-            told = frozenset[Zyx]().union(*(part.told for part in parts))
-            todo = [index for index in self.touching if index not in told]
-            seen = self._read(column, todo, block)
             box = self._around(block)
             room = aside.borrow("sums", box.shape, np.int32) if on_cpu else None
             sums = Sums(box, self.run.windows, self.run.blend, engine.device, room)
-            for part in parts:
-                _take(column, part, sums)
+            told = _take(column, block, sums)
+            todo = [index for index in self.touching if index not in told]
+            seen = self._read(column, todo, block)
             before = frozenset(sums.ran)
             found = predict_block(block, todo, seen, sums, engine, air=self.run.air)
             for later in self.later:
@@ -144,12 +141,14 @@ class PredictedBlock:
         missing = []
         with column.lock:
             for index in grid.indices(box):
-                if index not in column.cells:
-                    missing.append(index)
-                    continue
                 part = grid.box(index).clip(box)
                 z, y, x = part.within(grid.box(index))
-                voxels[part.within(box)] = column.shelf.planes(column.cells[index], z.start, z.stop)[:, y, x]
+                place = column.cells.get(index)
+                kept = None if place is None else column.shelf.planes(place, z.start, z.stop)
+                if kept is None:
+                    missing.append(index)
+                else:
+                    voxels[part.within(box)] = kept[:, y, x]
         for cells in _boxes(missing, grid):
             whole = Box(grid.box(cells.start).start, grid.box(Zyx(*(n - 1 for n in cells.stop))).stop)
             read = self.run.stored.read(whole)
@@ -188,14 +187,24 @@ class PredictedBlock:
             column.leave(later.start, Part(box, place, added, told))
 
 
-def _take(column: Column, part: Part, sums: Sums) -> None:
-    """Add what an earlier block left, a few planes at a time."""
-    sums.ran |= part.ran
-    start, stop = part.box.start, part.box.stop
-    for z in range(start.z, stop.z, PLANES) if part.ran else ():
-        box = Box(start._replace(z=z), stop._replace(z=min(z + PLANES, stop.z)))
-        given = column.shelf.planes(part.place, z - start.z, box.stop.z - start.z)
-        sums.part(box).add_(torch.as_tensor(given))
+def _take(column: Column, block: Box, sums: Sums) -> set[Zyx]:
+    """Add what earlier blocks left to one, a few planes at a time; the windows that it tells of.
+
+    Where a part cannot be read back, nothing is taken.
+    """
+    told: set[Zyx] = set()
+    for part in column.parts(block.start):
+        start, stop = part.box.start, part.box.stop
+        for z in range(start.z, stop.z, PLANES) if part.ran else ():
+            box = Box(start._replace(z=z), stop._replace(z=min(z + PLANES, stop.z)))
+            given = column.shelf.planes(part.place, z - start.z, box.stop.z - start.z)
+            if given is None:
+                sums.reset()
+                return set()
+            sums.part(box).add_(torch.as_tensor(given))
+        sums.ran |= part.ran
+        told |= part.told
+    return told
 
 
 def _boxes(indices: list[Zyx], grid: Grid) -> Iterator[Box]:

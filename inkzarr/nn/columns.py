@@ -222,14 +222,18 @@ class Columns:
 
     @property
     def set_aside(self) -> int:
-        """Bytes of the temporary folder that a column takes, about: sums for the layer below, and cells."""
+        """Bytes of the temporary folder that a column takes, about.
+
+        Sums for the layer below, the row beside and the block beside; cells for the layer below.
+        """
         if self.run.engine.device.type != "cpu" or self.columns.cell == self._blocks.cell:
             return 0
-        cells, sums, voxels = cells_of(self.run.stored).cell, 4, self.run.stored.dtype.itemsize
-        for axis, (low, high) in enumerate(self.run.windows.halos(self.block)):
-            width, side, cell = self.columns.cell[axis], self.block[axis], cells[axis]
-            sums *= width + width // side * high if axis else side + high
-            voxels *= (
-                -(-(min(width, self.run.stored.shape[axis]) + low + high if axis else high) // cell) * cell
-            )
-        return sums + voxels
+        (_, z), (_, y), (_, x) = halos = self.run.windows.halos(self.block)
+        width, block = self.columns.cell, self.block
+        row = width.x + width.x // block.x * x
+        sums = z * (width.y + width.y // block.y * y) * row + block.z * (y * row + block.y * x)
+        stored = self.run.stored
+        beside = zip(width[1:], stored.shape[1:], halos[1:], strict=True)
+        seen = (z, *(min(w, n) + sum(halo) for w, n, halo in beside))
+        voxels = math.prod(-(-n // cell) * cell for n, cell in zip(seen, cells_of(stored).cell, strict=True))
+        return 4 * sums + voxels * stored.dtype.itemsize

@@ -6,7 +6,6 @@ import copy
 import logging
 import threading
 import uuid
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,8 @@ log = logging.getLogger(__name__)
 
 BATCH_ON_GPU = 4
 MAPS_AT_ONCE = 5
+ENGINES = 2
+"""That a process keeps."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -218,24 +219,44 @@ class Engine:
 
 
 _loading = threading.Lock()
+_engines: dict[tuple[object, ...], tuple[object, Engine]] = {}
 
 
-def cached_engine(checkpoint: str, axes: str | None, batch: int | None, device: str, dtype: str) -> Engine:
+def cached_engine(
+    checkpoint: str, axes: str | None, batch: int | None, device: str, dtype: str, sha256: str | None = None
+) -> Engine:
     """The engine of a checkpoint file, prepared once in a process and shared by its threads.
 
-    A file that was replaced since is loaded anew.
+    Parameters
+    ----------
+    checkpoint : str
+        Path of the file. One that was replaced since is loaded anew, but where `sha256` tells which is meant.
+    axes, batch, device, dtype
+        Of the `Engine`.
+    sha256 : str, optional
+        What the file must be: one that was loaded before, or that lies there.
+
+    Raises
+    ------
+    InputError
+        The checkpoint cannot be read, or is another one.
     """
-    path = Path(checkpoint)
-    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+    path, key = Path(checkpoint), (checkpoint, axes, batch, device, dtype)
     with _loading:
-        return _load(checkpoint, stamp, axes, batch, device, dtype)
-
-
-@lru_cache(maxsize=2)
-def _load(
-    checkpoint: str, _stamp: object, axes: str | None, batch: int | None, device: str, dtype: str
-) -> Engine:
-    return Engine(load_checkpoint(checkpoint, axes=axes), batch=batch, device=device, dtype=dtype)
+        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+        loaded, engine = _engines.get(key, (None, None))
+        if engine is None or (loaded != stamp if sha256 is None else engine.token != sha256):
+            engine = Engine(load_checkpoint(checkpoint, axes=axes), batch=batch, device=device, dtype=dtype)
+            if sha256 not in (None, engine.token):
+                msg = (
+                    f"checkpoint {checkpoint!r} was replaced while a run used it, or is another file here: "
+                    "put that run's back, or start the run again with --overwrite"
+                )
+                raise InputError(msg)
+            _engines[key] = stamp, engine
+            for old in list(_engines)[:-ENGINES]:
+                del _engines[old]
+        return engine
 
 
 def _forward(module: nn.Module, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:

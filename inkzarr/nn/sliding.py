@@ -77,8 +77,8 @@ def predict_block(
     with engine.lock, torch.inference_mode():
         run = [index for index in todo if not _is_air(voxels[_held(windows.box(index), box)], air)]
         tick(len(todo) - len(run))
-        for at in range(0, len(run), engine.batch):
-            batch = run[at : at + engine.batch]
+        while run:
+            batch, run = run[: engine.batch], run[engine.batch :]
             cut = [_cut(on_device, windows.box(index), box) for index in batch]
             sums.add(batch, engine.probabilities(cut, voxels.dtype))
             tick(len(batch))

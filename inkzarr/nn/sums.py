@@ -106,8 +106,9 @@ class Sums:
                     for part, box in zip(parts, boxes, strict=True)
                 ]
             )
+            planes = int(places[:, 0, 0].min()), int((places[:, 0, 0] + places[:, 2, 0]).max())
             last, pairs = len(values) - 1, range(0, len(values), 2)
-            jobs = [(*arrays, values[k], values[min(k + 1, last)], places[k : k + 2]) for k in pairs]
+            jobs = [(planes, *arrays, values[k], values[min(k + 1, last)], places[k : k + 2]) for k in pairs]
             fine = all(map(all, _on_threads(_add, jobs)))
         else:
             for part, box, one in zip(parts, boxes, probabilities, strict=True):
@@ -128,6 +129,11 @@ class Sums:
         z, y, x = block.shape
         for rest in (self._values[z:], self._values[:z, y:], self._values[:z, :y, x:]):
             rest.zero_()
+
+    def reset(self) -> None:
+        """Forget all windows."""
+        self._values.zero_()
+        self.ran.clear()
 
     def finish(self, block: Box) -> Tensor:
         """A block that lies inside: uint8, round(255 * probability), 0 where no window was run."""
@@ -213,20 +219,22 @@ def _on_threads(kernel: Callable[..., bool], jobs: list[tuple[Any, ...]]) -> lis
 
 
 @njit(nogil=True, cache=True)
-def _add(n, count, sums, weights, first, second, places):
+def _add(n, count, planes, sums, weights, first, second, places):
     """Add the n-th of `count` shares of one or two windows; whether they hold numbers alone.
 
-    Plane by plane, since neighbours share planes of the sums, which are then still in the processor's cache.
+    A share is planes of the sums, the same ones for all windows of a call, as no other thread may add there.
+    Plane by plane, since neighbours share planes, which are then still in the processor's cache.
     """
-    wrong, depth = 0, places[:, 2, 0].max()
-    for z in range(depth * n // count, depth * (n + 1) // count):
+    wrong, begin, depth = 0, planes[0], planes[1] - planes[0]
+    for plane in range(begin + depth * n // count, begin + depth * (n + 1) // count):
         for k in range(len(places)):
             to, of, shape = places[k]
-            if z >= shape[0]:
+            z = plane - to[0]
+            if z < 0 or z >= shape[0]:
                 continue
             values = first if k == 0 else second
             for y in range(shape[1]):
-                total = sums[to[0] + z, to[1] + y, to[2] : to[2] + shape[2]]
+                total = sums[plane, to[1] + y, to[2] : to[2] + shape[2]]
                 value = values[of[0] + z, of[1] + y, of[2] : of[2] + shape[2]]
                 weight = weights[of[0] + z, of[1] + y, of[2] : of[2] + shape[2]]
                 for x in range(shape[2]):
