@@ -56,7 +56,7 @@ class PredictSettings:
     Parameters
     ----------
     window : int or (z, y, x)
-        In voxels, each a multiple of 2^(levels-1).
+        In voxels, each a multiple of 2^(levels-1), of a flat network z any number.
     overlap : float
         Part of the window that neighbours share, 0 <= overlap < 1.
     blend : str

@@ -107,7 +107,7 @@ def pretrain(
     whole = [open_unlabelled(url, window, storage_options=storage_options) for url in urls]
     sources, held = zip(*map(_hold_back, whole), strict=True)
     model, normalisation, start = starting_network(config)
-    check_window(window, model.levels)
+    check_window(window, model.multiples)
     config = config.with_(min_labelled=max(config.min_labelled, int(np.prod(window)) // FULL))
     with processes(config.device) as group, RunFolder(Path(out), writes=group.first).locked() as folder:
         workers = reading(config, group.device)

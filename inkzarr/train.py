@@ -125,7 +125,7 @@ def train(  # noqa: PLR0913 - four paths, as on the command line
     window = config.window or default_window(table.window)
     valid = _open_valid(first, config, storage_options)
     model, normalisation, start = starting_network(config)
-    check_window(window, model.levels)
+    check_window(window, model.multiples)
     with processes(config.device) as group, RunFolder(Path(out), writes=group.first).locked() as folder:
         workers = reading(config, group.device)
         held = (

@@ -15,8 +15,11 @@ def pytorch3dunet():
     return importlib.import_module("pytorch3dunet.unet3d.model")
 
 
-def theirs(in_channels=1, out_channels=1, *, f_maps, levels, groups=4):
+def theirs(in_channels=1, out_channels=1, *, f_maps, levels, groups=4, flat=False):
     """pytorch-3dunet's network of the same architecture."""
-    return pytorch3dunet().UNet3D(
-        in_channels, out_channels, f_maps=f_maps, num_groups=groups, num_levels=levels, is_segmentation=False
-    )
+    models = pytorch3dunet()
+    options = {"f_maps": f_maps, "num_groups": groups, "num_levels": levels, "is_segmentation": False}
+    if not flat:
+        return models.UNet3D(in_channels, out_channels, **options)
+    options |= {"conv_kernel_size": (1, 3, 3), "conv_padding": (0, 1, 1), "pool_kernel_size": (1, 2, 2)}
+    return models.AbstractUNet(in_channels, out_channels, True, models.DoubleConv, **options)

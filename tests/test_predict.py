@@ -274,16 +274,23 @@ def test_real_surface_volumes_are_predicted_with_flat_windows(real_data, checkpo
         assert part.std() > 0
 
 
-@pytest.mark.parametrize("name", ["shell_225x128x128.tif", "bone_128x128x128.tif"])
-def test_real_3d_volumes_equal_brute_force(name, real_data, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "window", "stride"),
+    [
+        ("shell_225x128x128.tif", (32, 64, 64), (16, 32, 32)),
+        ("bone_128x128x128.tif", (32, 64, 64), (16, 32, 32)),
+        ("bone_128x128x128.tif", (1, 96, 96), (1, 48, 48)),
+    ],
+)
+def test_real_3d_volumes_equal_brute_force(name, window, stride, real_data, tmp_path):
     inkzarr.ingest(str(real_data / name), str(tmp_path / "scan.zarr"))
     torch.manual_seed(2)
-    network = theirs(f_maps=4, levels=3).eval()
+    network = theirs(f_maps=4, levels=3, flat=window[0] == 1).eval()
     torch.save(network.state_dict(), tmp_path / "bare.pt")
-    settings = PredictSettings(window=(32, 64, 64), block=128)
+    settings = PredictSettings(window=window, block=128)
     predict_volume(str(tmp_path / "scan.zarr"), str(tmp_path / "bare.pt"), str(tmp_path / "p.zarr"), settings)
     volume = open_volume(tmp_path / "scan.zarr").values
-    expected = brute_force(volume, probability_of(network), (32, 64, 64), (16, 32, 32), "gaussian", 0)
+    expected = brute_force(volume, probability_of(network), window, stride, "gaussian", 0)
     assert np.abs(open_volume(tmp_path / "p.zarr").values / 255 - expected).max() <= 1 / 255
 
 

@@ -235,6 +235,24 @@ def test_it_goes_on_from_a_checkpoint_in_any_order_of_axes(home, undisturbed, tm
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+def test_flat_networks_learn_from_single_planes(home, tmp_path):
+    flat = {"f_maps": 4, "levels": 3, "flat": True}
+    config = settings(home, epochs=1, window=(1, 16, 16), network=flat)
+    run(home, tmp_path / "run", config)
+    found = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert found.model.flat
+    assert found.model(torch.rand(1, 1, 1, 8, 12)).shape == (1, 1, 1, 8, 12)
+    save_checkpoint(tmp_path / "across.pt", found.model, axes="yxz")
+    again = config.with_(init=str(tmp_path / "across.pt"))
+    with pytest.raises(InputError, match="sees flat planes across y, training across z"):
+        run(home, tmp_path / "again", again)
+    save_checkpoint(tmp_path / "zxy.pt", found.model, axes="zxy")
+    run(home, tmp_path / "again", config.with_(init=str(tmp_path / "zxy.pt"), rate=1e-12, ema=0))
+    window = torch.rand(1, 1, 1, 8, 12)
+    turned = found.model(window.transpose(3, 4)).transpose(3, 4)
+    assert torch.allclose(load_checkpoint(tmp_path / "again" / "last.pt").model(window), turned, atol=1e-4)
+
+
 def test_what_is_wrong_is_told_before_anything_is_written(home, undisturbed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
@@ -243,6 +261,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(home, undisturbed, tmp
     Path("typo.toml").write_text("epoch = 3\n")
     Path("seed.toml").write_text(settings(home, seed=1).to_toml())
     Path("net.toml").write_text("[network]\nf_maps = 16\n")
+    Path("flat.toml").write_text("[network]\nf_maps = 4\nlevels = 3\nflat = true\n")
     Path("window.toml").write_text("window = [8, 16, 10]\n[network]\nlevels = 3\n")
     Path("scan.toml").write_text("[[scans]]\nvolume = 'x'\n")
     import zarr
@@ -260,6 +279,9 @@ def test_what_is_wrong_is_told_before_anything_is_written(home, undisturbed, tmp
         "key epoch does not exist: did you mean epochs": (scan, labels, table, "out", "--config", "typo.toml"),
         "is of another architecture, f_maps .*than .network.": (
             scan, labels, table, "out", "--config", "net.toml", "--init", str(undisturbed / "last.pt"),
+        ),
+        "than .network., flat, f_maps": (
+            scan, labels, table, "out", "--config", "flat.toml", "--init", str(undisturbed / "last.pt"),
         ),
         "window 8,16,10 does not fit the network": (scan, labels, table, "out", "--config", "window.toml"),
         "has no labels or no patches": (scan, labels, table, "out", "--config", "scan.toml"),

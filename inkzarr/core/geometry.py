@@ -240,7 +240,7 @@ class Windows:
 
     @classmethod
     def overlapping(cls, shape: Zyx, window: Zyx, overlap: float) -> Windows:
-        """Windows of which neighbours share the part `overlap` along every axis.
+        """Windows of which neighbours share the part `overlap` along every axis, but where they are 1 deep.
 
         Raises
         ------
@@ -250,10 +250,10 @@ class Windows:
         if not 0 <= overlap < 1:
             msg = f"overlap {overlap} is out of range: it is a part of the window, 0 <= overlap < 1"
             raise InputError(msg)
-        exact = [w * (1 - overlap) for w in window]
+        exact = [w * (1 - overlap) if w > 1 else 1.0 for w in window]
         stride = Zyx(*(max(1, round(s)) for s in exact))
         if any(abs(s - e) > 1e-3 for s, e in zip(stride, exact, strict=True)):
-            near = sorted({1 - s / w for s, w in zip(stride, window, strict=True)})
+            near = sorted({1 - s / w for s, w in zip(stride, window, strict=True) if w > 1})
             msg = (
                 f"overlap {overlap} moves a window of {window.z},{window.y},{window.x} by "
                 f"{','.join(f'{s:g}' for s in exact)} voxels; the stride must be whole: "

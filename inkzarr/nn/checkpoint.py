@@ -139,6 +139,7 @@ class Checkpoint:
         facts: dict[str, object] = {
             "maps": ", ".join(map(str, self.model.f_maps)),
             "groups": self.model.groups,
+            "kernels": "flat, 1x3x3" if self.model.flat else "3x3x3",
             "input": f"{scaled}, scaled to 0 to 1; axes {self.axes}",
             "sha256": self.sha256 or "not from a file",
         }
@@ -186,6 +187,7 @@ def save_checkpoint(
             "out_channels": model.out_channels,
             "f_maps": list(model.f_maps),
             "groups": model.groups,
+            "flat": model.flat,
         },
         "normalisation": asdict(normalisation or Normalisation()),
         "axes": axes,
@@ -241,10 +243,11 @@ def load_checkpoint(path: str | os.PathLike[str], *, groups: int = 4, axes: str 
     weights = _weights(content, name)
     groups = about.get("architecture", {}).get("groups", groups)
     model = _build(weights, groups, name)
-    told = about.get("architecture", {}).get("f_maps", list(model.f_maps))
-    if told != list(model.f_maps):
-        msg = f"{name} says f_maps {told} but has {list(model.f_maps)}: it is damaged, get it again"
-        raise InputError(msg)
+    for what, found in {"f_maps": list(model.f_maps), "flat": model.flat}.items():
+        told = about.get("architecture", {}).get(what, found)
+        if told != found:
+            msg = f"{name} says {what} {told} but has {found}: it is damaged, get it again"
+            raise InputError(msg)
     normalisation = Normalisation(**about.get("normalisation", {}))
     return Checkpoint(model, normalisation, axes, about.get("lineage", {}), sha256)
 
@@ -356,7 +359,8 @@ def _build(weights: dict[str, Tensor], groups: int, name: str) -> UNet3D:
             if inputs is None or outputs is None or len(maps) < 2:
                 model = UNet3D(groups=groups)  # the published one, to tell what is missing
             else:
-                model = UNet3D(inputs, outputs, f_maps=maps, groups=groups)
+                flat = weights[block.format(0, 1)].shape[2] == 1
+                model = UNet3D(inputs, outputs, f_maps=maps, groups=groups, flat=flat)
     except InputError as error:
         msg = f"{name} cannot be built: {error}"
         raise InputError(msg) from error

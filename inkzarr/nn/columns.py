@@ -188,7 +188,7 @@ class Columns:
     def seconds_a_window(self) -> float:
         """Time of one window on the device, after one to warm up; of a CPU the smallest one does for that."""
         engine, window = self.run.engine, self.run.windows.window
-        least = Zyx.of(2 ** (engine.levels - 1)) if engine.device.type == "cpu" else window
+        least = engine.multiples if engine.device.type == "cpu" else window
         for shape in (least, window):
             batch = [engine.upload(np.ones(shape, self.run.stored.dtype))] * engine.batch
             began = time.perf_counter()

@@ -59,11 +59,15 @@ class Network(Section):
         Default 5; 4 for windows 8 deep, 3 and few maps for a CPU.
     groups : int
         Of each GroupNorm. Default 4.
+    flat : bool
+        Kernels of 1x3x3, and z not halved. Default false; true learns soonest from a surface volume, whose
+        planes lie along the sheet, in windows one voxel deep.
     """
 
     f_maps: int = Field(default=32, ge=1, le=4096)
     levels: int = Field(default=5, ge=2, le=12)
     groups: int = Field(default=4, ge=1)
+    flat: bool = False
 
 
 class Augment(Section):
@@ -162,7 +166,8 @@ class Config(Section):
     Parameters
     ----------
     window : int, (z, y, x) or None
-        Of the crops, in voxels, each a multiple of 2^(levels-1). Default: the patch table's, else 128.
+        Of the crops, in voxels, each a multiple of 2^(levels-1) (of a flat network y and x). Default: the
+        patch table's, else 128.
     jitter : int
         A crop lies up to so many voxels from its window along each axis, and inside the volume where the
         window does. Default 16. See `reach` for what ``split --jitter`` must be.
@@ -287,9 +292,8 @@ class Config(Section):
 
     def changed(self, saved: Mapping[str, Any]) -> list[str]:
         """Keys that differ from a saved ``model_dump(mode="json")``, of those that change a weight."""
-        mine = self.model_dump(mode="json")
-        names = sorted(mine.keys() | saved.keys())
-        return [name for name in names if name not in TAKEN_FREELY and mine.get(name) != saved.get(name)]
+        mine, theirs = (one.model_dump(mode="json") for one in (self, Config(**saved)))
+        return [name for name in sorted(mine) if name not in TAKEN_FREELY and mine[name] != theirs[name]]
 
     def to_toml(self) -> str:
         """The file that gives this run again."""

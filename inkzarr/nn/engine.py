@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import AXES, check_axes
+from inkzarr.core.geometry import AXES, Zyx, check_axes
 from inkzarr.nn.checkpoint import Checkpoint, Normalisation, load_checkpoint
 from inkzarr.nn.fast import Prepared, out_of_memory, prepare
 from inkzarr.nn.unet import UNet3D, check_window
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from torch import Tensor, nn
-
-    from inkzarr.core.geometry import Zyx
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +109,8 @@ class Engine:
             found = f"{module.in_channels} input and {module.out_channels} output channels"
             msg = f"the network has {found}: one of each is needed, the scan and the logit of ink"
             raise InputError(msg)
-        self.levels = module.levels if isinstance(module, UNet3D) else 1
+        multiples = module.multiples if isinstance(module, UNet3D) else (1, 1, 1)
+        self.multiples = Zyx(*(multiples[axis] for axis in self._from_network))
         self._maps = module.f_maps[0] if isinstance(module, UNet3D) else 1
         self._fill = self.device.type != "cpu" or not isinstance(module, UNet3D)
         self._forward = _forward(module, DTYPES[dtype], self.device)
@@ -124,7 +123,7 @@ class Engine:
         InputError
             Naming the window and the sizes that fit.
         """
-        check_window(window, self.levels)
+        check_window(window, self.multiples)
 
     @property
     def kind(self) -> dict[str, Any]:

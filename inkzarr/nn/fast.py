@@ -10,7 +10,8 @@ axis, with a kernel (w0, w1, w2), an output voxel sees no more than two voxels o
                           [w0   w1   w2]
 
 In space that makes eight phases, each a 2x2x2 convolution of the small map whose result is every second
-voxel of the output: 8 taps where there were 27. Past the border both see zeros.
+voxel of the output: 8 taps where there were 27. Past the border both see zeros. A flat network has four, and
+along z neither a second tap nor a border.
 
 **The join.** A convolution of joined channels is the sum of two, so the joined map is never stored either.
 Its GroupNorm needs the mean and variance of every channel, and a doubled map has those of the small one;
@@ -38,10 +39,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inkzarr.nn import winograd
-from inkzarr.nn.unet import SingleConv, UNet3D, check_window
+from inkzarr.nn.convolution import padding_of
+from inkzarr.nn.unet import SingleConv, UNet3D, check_window, halves
 
 LAST = torch.channels_last_3d
-PHASES = tuple(itertools.product((0, 1), repeat=3))
+NO_PADDING = (0, 0, 0)
 PIECE = 2**18  # voxels times channels that stay in a core's cache
 
 
@@ -71,20 +73,20 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean.mean(2), variance.mean(2) + mean.var(2, correction=0)
 
 
-def halve(x: Tensor) -> Tensor:
+def halve(x: Tensor, *, flat: bool) -> Tensor:
     """Max-pooling by 2, axis by axis: torch's own is slow on a CPU where channels are last."""
     if x.device.type != "cpu":
-        return F.max_pool3d(x, 2)
-    for axis in (2, 3, 4):
+        return F.max_pool3d(x, halves(flat=flat))
+    for axis in (3, 4) if flat else (2, 3, 4):
         even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
         x = torch.maximum(even, odd)
     return x
 
 
-def convolve(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, padding: tuple[int, int, int]) -> Tensor:
     """Convolve by oneDNN on a CPU, where torch would choose the kernel by size and threads."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        return torch.mkldnn_convolution(x, kernel, None, (padding,) * 3, (1,) * 3, (1,) * 3, 1)
+        return torch.mkldnn_convolution(x, kernel, None, padding, (1,) * 3, (1,) * 3, 1)
     return F.conv3d(x, kernel, padding=padding)
 
 
@@ -143,7 +145,7 @@ class Conv:
     """GroupNorm, convolution, ReLU; may overwrite the map that it is given and leave its own in a room."""
 
     norm: Norm
-    kernel: Tensor  # (outputs, inputs, 3, 3, 3)
+    kernel: Tensor  # (outputs, inputs, 3, 3, 3), flat (outputs, inputs, 1, 3, 3)
     tiled: winograd.Tiled | None
 
     @classmethod
@@ -158,7 +160,7 @@ class Conv:
         if self.tiled and self.tiled.takes(x):
             return self.tiled.convolve((x, *affine), None, room((*x.shape[2:], len(self.kernel))))
         x = apply_(x, *affine)
-        return convolve(x.to(self.kernel.dtype), self.kernel, padding=1).relu_()
+        return convolve(x.to(self.kernel.dtype), self.kernel, padding_of(self.kernel.shape[2:])).relu_()
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,8 @@ class Join:
     """The first convolution of a decoder, as `Conv`; the small map is never doubled."""
 
     norm: Norm  # of the joined channels, the skip map's first
-    skip_kernel: Tensor  # (outputs, skip, 3, 3, 3)
-    phase_kernels: tuple[Tensor, ...]  # in the order of PHASES, each (outputs, small, 2, 2, 2)
+    skip_kernel: Tensor  # (outputs, skip, 3, 3, 3), flat (outputs, skip, 1, 3, 3)
+    phases: dict[tuple[int, ...], Tensor]  # each (outputs, small, 2, 2, 2), flat (outputs, small, 1, 2, 2)
     tiled: winograd.Tiled | None  # of the joined channels
 
     @classmethod
@@ -176,15 +178,17 @@ class Join:
         tiled = winograd.Tiled.of(layer.conv.weight.detach().to(device, dtype, copy=True), doubles=True)
         whole = layer.conv.weight.detach().double()
         skip, small = whole.tensor_split([len(whole)], dim=1)
-        phases = []
-        for phase in PHASES:
+        phases = {}
+        doubled = [axis for axis in (2, 3, 4) if small.shape[axis] > 1]
+        for phase in itertools.product(*((0, 1) if axis in doubled else (0,) for axis in (2, 3, 4))):
             taps = small
-            for axis, odd in enumerate(phase, start=2):
+            for axis in doubled:
+                odd = phase[axis - 2]
                 w0, w1, w2 = taps.split(1, axis)
                 taps = torch.cat((w0 + w1, w2) if odd else (w0, w1 + w2), axis)
-            phases.append(taps.to(device, dtype, memory_format=LAST))
+            phases[phase] = taps.to(device, dtype, memory_format=LAST)
         skip = skip.to(device, dtype, memory_format=LAST)
-        return cls(Norm.of(layer.groupnorm, device), skip, tuple(phases), tiled)
+        return cls(Norm.of(layer.groupnorm, device), skip, phases, tiled)
 
     def __call__(self, skip: Tensor, small: Tensor, room: Room) -> Tensor:
         """(N, skip, Z, Y, X) and (N, small, Z/2, Y/2, X/2) -> (N, outputs, Z, Y, X)."""
@@ -195,12 +199,14 @@ class Join:
             large = skip, scale[:, :cut], shift[:, :cut]
             doubled = small, scale[:, cut:], shift[:, cut:]
             return self.tiled.convolve(large, doubled, room((*skip.shape[2:], len(self.skip_kernel))))
-        out = convolve(apply_(skip, scale[:, :cut], shift[:, :cut]), self.skip_kernel, padding=1)
-        small = F.pad(apply_(small, scale[:, cut:], shift[:, cut:]), (1,) * 6)
-        depth, height, width = (size - 1 for size in small.shape[2:])
-        for (z, y, x), kernel in zip(PHASES, self.phase_kernels, strict=True):
+        padding = padding_of(self.skip_kernel.shape[2:])
+        out = convolve(apply_(skip, scale[:, :cut], shift[:, :cut]), self.skip_kernel, padding)
+        small = apply_(small, scale[:, cut:], shift[:, cut:])
+        depth, height, width = (size + width for size, width in zip(small.shape[2:], padding, strict=True))
+        small, step = F.pad(small, (1, 1, 1, 1, padding[0], padding[0])), 1 + padding[0]
+        for (z, y, x), kernel in self.phases.items():
             seen = small[:, :, z : z + depth, y : y + height, x : x + width].contiguous(memory_format=LAST)
-            out[:, :, z::2, y::2, x::2] += convolve(seen, kernel, padding=0)
+            out[:, :, z::step, y::2, x::2] += convolve(seen, kernel, NO_PADDING)
         return out.relu_()
 
 
@@ -234,18 +240,18 @@ class Prepared:
         From windows to logits, given two rooms for each level.
     device : torch.device
         On a CPU each window is run on a thread of its own.
-    levels : int
-        Of the network.
+    model : UNet3D
+        Tells how many levels there are, and which windows fit.
     """
 
-    def __init__(self, forward: Forward, device: torch.device, levels: int) -> None:
-        self._forward, self._levels = forward, levels
+    def __init__(self, forward: Forward, device: torch.device, model: UNet3D) -> None:
+        self._forward, self._levels, self._multiples = forward, model.levels, model.multiples
         self._pool = single_threaded(torch.get_num_threads()) if device.type == "cpu" else None
         self._spare: list[Rooms] = []
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Logits of windows."""
-        check_window(windows.shape[2:], self._levels)
+        check_window(windows.shape[2:], self._multiples)
         if self._pool is None:
             return self._run(windows)
         return torch.cat(list(self._pool.map(self._run, windows.split(1))))
@@ -280,8 +286,8 @@ def prepare(
     -------
     Prepared
         A callable, from normalised windows (N, in_channels, Z, Y, X), of any device, to their logits (N,
-        out_channels, Z, Y, X), float32, on `device`. It raises InputError where a size is not a multiple of
-        2^(levels-1).
+        out_channels, Z, Y, X), float32, on `device`. It raises InputError where a window does not fit the
+        network, see `inkzarr.nn.unet.check_window`.
 
     Examples
     --------
@@ -308,13 +314,13 @@ def prepare(
         x = windows.to(device, torch.float32, copy=True, memory_format=LAST)
         skips: list[Tensor] = []
         for (first, second), (one, other) in zip(encoders, rooms, strict=True):
-            x = second(first(halve(x) if skips else x, one), other)
+            x = second(first(halve(x, flat=model.flat) if skips else x, one), other)
             skips.append(x)
         skips.pop()
         for join, second in decoders:
             one, other = rooms[len(skips) - 1]  # of which both maps were read when they are written over
             x = second(join(skips.pop(), x, one), other)
-        logits: Tensor = convolve(x, final, padding=0).float() + bias
+        logits: Tensor = convolve(x, final, NO_PADDING).float() + bias
         return logits
 
-    return Prepared(forward, device, model.levels)
+    return Prepared(forward, device, model)

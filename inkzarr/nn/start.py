@@ -33,7 +33,8 @@ def starting_network(config: Config) -> tuple[UNet3D, Normalisation, str]:
     Raises
     ------
     InputError
-        The checkpoint cannot be read, or has another architecture than ``[network]`` asks for.
+        The checkpoint cannot be read, or has another architecture than ``[network]`` asks for; or it is flat
+        and saw other planes than those of y and x.
     """
     if config.init is None:
         asked = config.network or Network()
@@ -43,6 +44,12 @@ def starting_network(config: Config) -> tuple[UNet3D, Normalisation, str]:
     if config.network is not None:
         _refuse_other(model, config)
     if found.axes != AXES:
+        if model.flat and found.axes[0] != AXES[0]:
+            msg = (
+                f"checkpoint {config.init} sees flat planes across {found.axes[0]}, training across z: "
+                "start from another, or from random weights"
+            )
+            raise InputError(msg)
         turn = [0, 1, *(2 + found.axes.index(axis) for axis in AXES)]
         turned = {
             k: v.permute(turn).contiguous() if v.ndim == len(turn) else v
@@ -62,15 +69,20 @@ def starting_network(config: Config) -> tuple[UNet3D, Normalisation, str]:
 def _seeded(seed: int, asked: Network) -> UNet3D:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet3D(f_maps=asked.f_maps, levels=asked.levels, groups=asked.groups)
+        return _network(asked)
+
+
+def _network(asked: Network) -> UNet3D:
+    return UNet3D(f_maps=asked.f_maps, levels=asked.levels, groups=asked.groups, flat=asked.flat)
 
 
 def _refuse_other(model: UNet3D, config: Config) -> None:
     asked = config.network or Network()
     with torch.device("meta"):
-        wanted = UNet3D(f_maps=asked.f_maps, levels=asked.levels, groups=asked.groups)
+        wanted = _network(asked)
     mine, theirs = (
-        f"f_maps {list(net.f_maps)} in {net.groups} groups, {net.in_channels} to {net.out_channels} channels"
+        f"{'flat, ' * net.flat}f_maps {list(net.f_maps)} in {net.groups} groups, "
+        f"{net.in_channels} to {net.out_channels} channels"
         for net in (wanted, model)
     )
     if mine != theirs:

@@ -71,12 +71,13 @@ class Tiled:
         Parameters
         ----------
         kernel : Tensor
-            (outputs, inputs, 3, 3, 3).
+            (outputs, inputs, 3, 3, 3), or of another size, which it takes none of.
         doubles : bool
             Whether the last of the inputs are those of a doubled map.
         """
         outputs, inputs = kernel.shape[:2]
-        fits = kernel.device.type == "cpu" and kernel.dtype == torch.float32
+        cube = kernel.shape[2:] == (3, 3, 3)
+        fits = cube and kernel.device.type == "cpu" and kernel.dtype == torch.float32
         filled = outputs % COLUMNS == 0 and inputs % WIDE == 0
         return cls(kernel) if fits and filled and (doubles or outputs > FEW) else None
 

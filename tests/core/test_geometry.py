@@ -97,6 +97,12 @@ def test_overlap_out_of_range(overlap):
         Windows.overlapping(SHAPE, Zyx.of(16), overlap)
 
 
+def test_windows_one_voxel_deep_share_nothing_there():
+    assert Windows.overlapping(SHAPE, Zyx(1, 16, 16), 0.5).stride == Zyx(1, 8, 8)
+    with pytest.raises(InputError, match=r"must be whole: try overlap 0\.3125$"):
+        Windows.overlapping(SHAPE, Zyx(1, 16, 16), 0.3)
+
+
 def test_overlap_without_a_whole_stride():
     with pytest.raises(InputError, match=r"must be whole: try overlap 0\.3125") as raised:
         Windows.overlapping(SHAPE, Zyx.of(16), 0.3)

@@ -56,6 +56,16 @@ def test_what_is_saved_comes_back(path):
     }  # fmt: skip
 
 
+def test_flat_kernels_are_told_by_their_shape(path):
+    model = small(flat=True)
+    save_checkpoint(path, model)
+    assert load_checkpoint(path).model.flat
+    torch.save(model.state_dict(), path)
+    back = load_checkpoint(path).model
+    window = torch.rand(1, 1, 1, 4, 8)
+    assert torch.equal(back(window), model.eval()(window))
+
+
 def test_same_content_same_bytes_whatever_the_name(tmp_path):
     first, second, third = (tmp_path / name for name in ("a.pt", "longer.pt", "third.ckpt"))
     lineage = {"run": "x" * 3, "scroll": "1"}

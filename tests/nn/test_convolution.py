@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from inkzarr.nn.convolution import FEW, Conv3d
+from inkzarr.nn.convolution import FEW, FLAT_KERNEL, KERNEL, Conv3d
 from inkzarr.nn.unet import UNet3D
 
 
 def slopes(x, weight, told):
     """The convolution, and the gradients of its input and weights."""
-    found = F.conv3d(x, weight, padding=1)
+    found = F.conv3d(x, weight, padding=tuple(size // 2 for size in weight.shape[2:]))
     return [found, *torch.autograd.grad(found, (x, weight), told)]
 
 
-def check(inputs, outputs, shape, *, layout=torch.contiguous_format):
-    layer = Conv3d(inputs, outputs)
+def check(inputs, outputs, shape, *, kernel=KERNEL, layout=torch.contiguous_format):
+    layer = Conv3d(inputs, outputs, kernel)
     x = torch.randn(1, inputs, *shape).contiguous(memory_format=layout).requires_grad_()
     told = torch.randn(1, outputs, *shape)
     found = layer(x)
@@ -34,10 +34,11 @@ def check(inputs, outputs, shape, *, layout=torch.contiguous_format):
 @given(
     channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+    kernel=st.sampled_from([KERNEL, FLAT_KERNEL]),
     layout=st.sampled_from([torch.contiguous_format, torch.channels_last_3d]),
 )
-def test_sums_and_gradients_are_those_of_torch(channels, shape, layout):
-    check(*channels, shape, layout=layout)
+def test_sums_and_gradients_are_those_of_torch(channels, shape, kernel, layout):
+    check(*channels, shape, kernel=kernel, layout=layout)
 
 
 def test_also_where_the_turned_map_is_one_that_torch_hands_to_onednn_by_itself():

@@ -41,16 +41,18 @@ def test_same_seed_starts_from_the_same_weights():
     f_maps=st.sampled_from([4, 8, [4, 12, 16], [8, 8]]),
     levels=st.integers(2, 3),
     groups=st.sampled_from([1, 2, 4]),
+    flat=st.booleans(),
 )
-def test_any_architecture_agrees(channels, f_maps, levels, groups):
+def test_any_architecture_agrees(channels, f_maps, levels, groups, flat):
+    options = {"f_maps": f_maps, "levels": levels, "groups": groups, "flat": flat}
     try:
-        net = UNet3D(*channels, f_maps=f_maps, levels=levels, groups=groups).eval()
+        net = UNet3D(*channels, **options).eval()
     except InputError:
         with pytest.raises(AssertionError, match="divisible by num_groups"):
-            theirs(*channels, f_maps=f_maps, levels=levels, groups=groups)
+            theirs(*channels, **options)
         return
-    oracle = theirs(*channels, f_maps=f_maps, levels=levels, groups=groups).eval()
-    assert largest_difference(net, oracle, (2, channels[0], 8, 4, 12)) < 1e-5
+    oracle = theirs(*channels, **options).eval()
+    assert largest_difference(net, oracle, (2, channels[0], 3 if flat else 8, 4, 12)) < 1e-5
 
 
 def test_training_and_evaluation_both_give_logits():
@@ -63,16 +65,17 @@ def test_training_and_evaluation_both_give_logits():
 
 
 @pytest.mark.parametrize(
-    ("shape", "levels", "remedy"),
+    ("shape", "network", "remedy"),
     [
-        ((30, 32, 32), 5, "of 16.*try 32,32,32"),
-        ((0, 2, 2), 2, "try 2,2,2"),
-        ((4, 4), 2, "three sizes"),
+        ((30, 32, 32), {"levels": 5}, "of 16, .*try 32,32,32"),
+        ((0, 2, 2), {"levels": 2}, "try 2,2,2"),
+        ((4, 4), {"levels": 2}, "three sizes"),
+        ((3, 16, 20), {"levels": 5, "flat": True}, "of 1,16,16, .*try 3,16,32"),
     ],
 )
-def test_windows_that_cannot_be_halved_are_refused(shape, levels, remedy):
+def test_windows_that_cannot_be_halved_are_refused(shape, network, remedy):
     with pytest.raises(InputError, match=remedy):
-        check_window(shape, levels)
+        check_window(shape, UNet3D(f_maps=4, **network).multiples)
 
 
 def test_the_network_refuses_them_too():
