@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import google_crc32c
@@ -31,7 +31,8 @@ class ChunkFolder:
     path : str
         The folder; made if need be.
     place : str
-        URL of the volume, without anything secret, and its server where the URL does not name it.
+        URL of the volume, its query and fragment included, and its server where the URL does not name it.
+        Only its hash is written.
     most : int
         Bytes.
 
@@ -46,7 +47,7 @@ class ChunkFolder:
     """
 
     path: str
-    place: str
+    place: str = field(repr=False)
     most: int = LARGEST
     _puts: int = 0
 

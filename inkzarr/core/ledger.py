@@ -219,9 +219,11 @@ class Ledger:
         """Put all parts in one file, sorted; what was loaded or added is what it holds."""
         self.flush()
         parts = [name for name in self._part_names() if name != GATHERED]
-        if parts or self._torn:
+        if self.records and (parts or self._torn):
             self._put(GATHERED, _lines(self.records[box] for box in sorted(self.records)))
-            self._torn = False
+        elif self._torn:  # its only line; a file of none cannot be told from one that was cut
+            parts = self._part_names()
+        self._torn = False
         for name in parts:
             sync(self.store.delete(f"{self.folder}/{name}"))
 

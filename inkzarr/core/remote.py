@@ -23,7 +23,7 @@ from inkzarr.core.chunk_folder import ChunkFolder
 from inkzarr.core.errors import DiskError, InputError, StoreError, hide_secrets
 from inkzarr.core.schema import LEDGER_FOLDER, METADATA
 from inkzarr.core.traffic import Traffic
-from inkzarr.core.walk import keys_below, refuse_dangling
+from inkzarr.core.walk import delete_below, delete_key, keys_below, refuse_dangling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
@@ -202,16 +202,11 @@ class CarefulStore(WrapperStore["Store"]):
 
     async def delete(self, key: str) -> None:
         """Delete a key."""
-        await self._try("delete", key, lambda: self._store.delete(key))
+        await self._try("delete", key, lambda: delete_key(self._store, key))
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete all keys of a folder, or of the whole store."""
-
-        async def once() -> None:
-            with contextlib.suppress(FileNotFoundError):
-                await self._store.delete_dir(prefix)
-
-        await self._try("delete", prefix or "all", once)
+        await self._try("delete", prefix or "all", lambda: delete_below(self._store, prefix))
 
     def list(self) -> AsyncIterator[str]:
         """All keys."""
@@ -297,7 +292,7 @@ def open_store(url: str, *, storage_options: dict[str, Any] | None = None, read_
     careful = CarefulStore(store, ATTEMPTS)
     if cache is not None and read_only:
         server = options.get("endpoint_url") or options.get("client_kwargs", {}).get("endpoint_url", "")
-        careful.kept = ChunkFolder(os.path.realpath(cache), hide_secrets(f"{url} {server}".rstrip()))
+        careful.kept = ChunkFolder(os.path.realpath(cache), f"{url} {server}".rstrip())
     return careful
 
 

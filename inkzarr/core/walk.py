@@ -1,18 +1,47 @@
-"""The keys below a folder of a store, as reading finds them."""
+"""The keys below a folder of a store, as reading finds them; and their deletion."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING
 
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from zarr.abc.store import Store
+
+PATTERN = {*"*?["}
+"""What fsspec takes for more than a letter."""
+
+
+async def delete_key(store: Store, key: str) -> None:
+    """Delete one key, and none whose name it would match as a pattern, as fsspec's own deletion would."""
+    if not isinstance(store, FsspecStore):
+        await store.delete(key)
+        return
+    with contextlib.suppress(FileNotFoundError, *store.allowed_exceptions):
+        await store.fs._rm_file(f"{store.path.rstrip('/')}/{key}")
+
+
+async def delete_below(store: Store, prefix: str) -> None:
+    """Delete all keys of a folder; "" is the whole store.
+
+    Raises
+    ------
+    OSError
+        A key is refused: S3, asked for many at a time, says so in its answer alone.
+    """
+    if not (isinstance(store, FsspecStore) and PATTERN & {*store.path, *prefix}):
+        with contextlib.suppress(FileNotFoundError):
+            await store.delete_dir(prefix)
+    if isinstance(store, FsspecStore):
+        for key in [key async for key in store.list_prefix(prefix)]:
+            await delete_key(store, key)
 
 
 async def keys_below(store: Store, prefix: str) -> AsyncIterator[str]:

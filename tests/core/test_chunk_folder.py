@@ -168,7 +168,7 @@ def test_buckets_of_one_name_on_two_servers_share_nothing(tmp_path):
     ]
     places = [store.kept.place for store in stores]
     assert places == [
-        "s3://bucket/a.zarr http://127.0.0.1:1",
+        "s3://bucket/a.zarr http://me:word@127.0.0.1:1",
         "s3://bucket/a.zarr http://127.0.0.1:2",
         "s3://bucket/a.zarr",
     ]

@@ -1,5 +1,7 @@
 """Volumes in a bucket of an S3 server that is a process of its own: written, resumed, guarded, and survived."""
 
+import dataclasses
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +62,39 @@ def test_s3_holds_what_a_local_disk_would(s3, tmp_path, layout):
     assert np.array_equal(stored.may_exceed(1), open_stored(f"{tmp_path}/out.zarr").may_exceed(1))
     assert "130" in str(info(f"s3://{name}", storage_options=s3))
     assert write_blocks(s3_job(f"s3://{name}", s3, **layout), place, RunOptions()).resumed > 0
+
+
+def test_s3_names_are_no_patterns(s3):
+    for name in ("odd/pred1.zarr", "odd/pred[1].zarr"):
+        write_blocks(s3_job(f"s3://scrolls/{name}", s3), place, RunOptions())
+    before = keys(s3, "scrolls/odd/pred1.zarr")
+    job = dataclasses.replace(s3_job("s3://scrolls/odd/pred[1].zarr", s3), fingerprint={"a": 2})
+    write_blocks(job, lambda box: np.zeros(box.shape, "uint8"), RunOptions(overwrite=True))
+    assert keys(s3, "scrolls/odd/pred1.zarr") == before
+    assert not open_volume("s3://scrolls/odd/pred[1].zarr", storage_options=s3).to_numpy().any()
+
+
+def test_s3_tells_of_a_key_that_it_does_not_delete(s3, monkeypatch):
+    """A bucket whose rules let nothing be deleted answers 200, and names the keys."""
+    out = "s3://scrolls/kept/out.zarr"
+    write_blocks(s3_job(out, s3), place, RunOptions())
+
+    async def refused(self, *given, **more):
+        return []
+
+    async def denied(self, path, **more):
+        raise PermissionError(errno.EACCES, "Access Denied", path)
+
+    monkeypatch.setattr("s3fs.S3FileSystem._bulk_delete", refused)
+    monkeypatch.setattr("s3fs.S3FileSystem._rm_file", denied)
+    before = keys(s3, "scrolls/kept/out.zarr")
+    job = dataclasses.replace(s3_job(out, s3), fingerprint={"a": 2})
+    with pytest.raises(StoreError, match="Access Denied"):
+        write_blocks(job, place, RunOptions(overwrite=True))
+    monkeypatch.undo()
+    assert {key for key in keys(s3, "scrolls/kept/out.zarr") if "blocks" in key} <= before.keys()
+    with pytest.raises(InputError, match="a was 1, is 2"):
+        write_blocks(job, place, RunOptions())
 
 
 def test_s3_resumes_after_failures(s3, tmp_path):
