@@ -24,7 +24,6 @@ from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.given import unify
 from inkzarr.core.labelled import open_label_arrays
-from inkzarr.core.ledger import DONE
 from inkzarr.core.patches import Patches, refuse_suffix, write_patches
 from inkzarr.core.progress import Progress, duration
 from inkzarr.core.remote import is_remote, without_secrets
@@ -151,7 +150,8 @@ def patches(
     began = time.monotonic()
     refuse_suffix(out)
     ink, count = open_label_arrays(str(labels), storage_options=storage_options)
-    _refuse_unfinished(count, str(labels))
+    for array in (ink, count):
+        _refuse_unfinished(array, str(labels))
     places, stored, read = find_windows(ink, count, settings, workers=workers)
     source = without_secrets(str(labels)).rstrip("/").rsplit("/", 1)[-1]
     told = {"stride": list(settings.step), "min_labelled": settings.min_labelled}
@@ -349,9 +349,8 @@ class _Total:
         self._rows = [np.column_stack([index, sums])]
 
 
-def _refuse_unfinished(count: StoredVolume, url: str) -> None:
-    manifest = count.ledger and count.ledger.manifest
-    if manifest and manifest.state != DONE:
+def _refuse_unfinished(array: StoredVolume, url: str) -> None:
+    if not array.finished:
         msg = f"the labels at {url} are unfinished: run inkzarr labels again, then patches"
         raise InputError(msg)
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from inkzarr.components import ComponentSettings, components
-from inkzarr.core.errors import InputError
+from inkzarr.core.buckets import Buckets, Rule, Scan
+from inkzarr.core.errors import DiskError, InputError
+from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.export import export
 from tests.predictions import write
 
@@ -41,6 +43,17 @@ def test_an_export(tmp_path, scan, name):
     with pytest.raises(InputError, match=told), files_up_to(30_000 if "*" in name else 1_000_000):
         export(scan, tmp_path / name)
     assert not left(tmp_path)
+
+
+def test_the_buckets_of_labels(tmp_path):
+    rule = Rule(1.0, False, Grid(Zyx(8, 8, 8), Zyx(8, 8, 8)))
+    tiles = np.zeros((1, 4), np.int64)
+    scan = Scan(0, tiles, (bytes(10**5),), np.zeros((1, 2), np.int64), *[0] * 4)
+    told = r"cannot be set aside in .*File too large\): make room there, or set TMPDIR"
+    buckets = Buckets(rule, [])
+    with files_up_to(1000), pytest.raises(DiskError, match=told):
+        buckets.add(scan)
+    buckets.close()
 
 
 def test_a_movie(tmp_path, scan):

@@ -232,6 +232,27 @@ def test_tifxyz_by_the_double_loop(tmp_path):
     np.testing.assert_array_equal(arrays(tmp_path / "out.zarr"), brute([part], (40, 90, 110))[:2])
 
 
+def test_masks_of_a_coarse_tifxyz_may_end_where_labels_may(tmp_path):
+    row, col = np.mgrid[:9, :12] * 8.0
+    points = np.stack([np.full(row.shape, 6.0), row + 3, col + 5], -1)
+    write_tifxyz(tmp_path / "paths/10/10.tifxyz", points, scale=(1 / 8, 1 / 8))
+    png(tmp_path / "ink/10_inklabels.png", np.full((72, 96), 255, np.uint8))
+    shapes = []
+    for shape in ((64, 88), (72, 96), (327, 351)):
+        png(tmp_path / "ink/10_supervision_mask.png", np.full(shape, 255, np.uint8))
+        shapes.append(run(tmp_path, f"{shape[0]}.zarr", shape=Zyx(12, 90, 110)).pixels["used"])
+    assert shapes == [64 * 88, 65 * 89, 65 * 89]
+
+
+def test_a_ray_past_a_corner_is_outside(tmp_path):
+    points = np.array([[[2.0, -3.0, 2.0], [2.0, 2.0, 2.0]]])
+    normals = np.full(points.shape, (0.5**0.5, -(0.5**0.5), 0.0))
+    part = segment(tmp_path, "10", points, normals, None, np.full((1, 2), 255, np.uint8))
+    report = run(tmp_path, depth=4, shape=Zyx(6, 6, 6))
+    assert (report.pixels["used"], report.pixels["outside"]) == (1, 1)
+    assert report.pixels["dropped_voxels"] == brute([part], (6, 6, 6))[2]
+
+
 def test_open_labels_of_something_else(tmp_path):
     zarr.save_array(tmp_path / "a.zarr", np.zeros((4, 4, 4), np.uint8))
     with pytest.raises(InputError, match="no label group"):

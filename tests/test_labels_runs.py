@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from inkzarr.core.errors import BlocksFailedError, InputError
 from inkzarr.core.geometry import Zyx
 from inkzarr.core.job import RunOptions
+from inkzarr.core.ledger import Ledger
 from inkzarr.labels import LabelSettings, labels, plan_labels
 from inkzarr.testing.synthetic import SyntheticScroll
 from inkzarr.verify import verify
@@ -97,6 +99,21 @@ def test_failed_blocks_are_taken_up(two, monkeypatch, then):
     np.testing.assert_array_equal(arrays(folder / "broken.zarr"), arrays(folder / "whole.zarr"))
     assert then != 128 or contents(folder / "broken.zarr") == contents(folder / "whole.zarr")
     assert (report.votes, report.conflicts, report.ink) == (whole.votes, whole.conflicts, whole.ink)
+
+
+@pytest.mark.parametrize("name", ["ink", "count"])
+def test_one_array_is_struck_and_taken_up_with_other_blocks(two, name):
+    """Nothing is counted twice: the other array's blocks are told anew too."""
+    folder, _ = two
+    whole = run(folder, "struck.zarr", RunOptions(overwrite=True), block=128)
+    before = arrays(folder / "struck.zarr")
+    ledger = Ledger(zarr.open_group(str(folder / "struck.zarr")).store, name)
+    assert ledger.load()
+    ledger.strike({next(iter(ledger.records))})
+    report = run(folder, "struck.zarr", RunOptions(), block=256)
+    assert (report.votes, report.conflicts, report.ink) == (whole.votes, whole.conflicts, whole.ink)
+    np.testing.assert_array_equal(arrays(folder / "struck.zarr"), before)
+    assert not verify(folder / "struck.zarr").damaged
 
 
 def test_killed_and_started_again(two, tmp_path):

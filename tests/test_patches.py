@@ -163,10 +163,11 @@ def test_bad_inputs(labelled, tmp_path):
     assert not (tmp_path / "a.npy").exists()
 
 
-def test_unfinished_labels_are_refused(tmp_path):
+@pytest.mark.parametrize("name", ["ink", "count"])
+def test_unfinished_labels_are_refused(tmp_path, name):
     ink, count = some()
     url = group(tmp_path / "labels.zarr", ink, count)
-    manifest = tmp_path / "labels.zarr" / ".inkzarr" / "count" / "manifest.json"
+    manifest = tmp_path / "labels.zarr" / ".inkzarr" / name / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"done"', '"running"'))
     with pytest.raises(InputError, match="are unfinished"):
         patches(url, tmp_path / "a.npy")

@@ -10,6 +10,7 @@ are read again from the surface when a block is computed, so that nothing of the
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -19,14 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from inkzarr.core.errors import InputError
+from inkzarr.core.errors import DiskError, InputError
 from inkzarr.core.geometry import Box, Grid
 from inkzarr.core.surface import Surface
 from inkzarr.core.voting import mark_cells
 
 TILE = 64
-LONGEST = 64
-"""Tiles of one strip: 64 x 4096 pixels, 13 MB of points."""
 
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
@@ -225,6 +224,19 @@ class Tile(NamedTuple):
     cells: tuple[int, ...]
 
 
+@contextlib.contextmanager
+def _told_of_the_folder() -> Iterator[None]:
+    """An error of the temporary folder, in a line."""
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"painted pixels cannot be set aside in {tempfile.gettempdir()} ({error.strerror}): make room "
+            "there, or set TMPDIR to another folder"
+        )
+        raise DiskError(msg) from error
+
+
 @dataclass
 class Buckets:
     """The tiles of all segments by cell; values lie in a temporary file.
@@ -245,7 +257,8 @@ class Buckets:
     _end: int = 0
 
     def __post_init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the buckets
+        with _told_of_the_folder():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the buckets
 
     def add(self, scan: Scan) -> None:
         """Take in one strip; strips come in the order of segments, rows and columns."""
@@ -253,8 +266,9 @@ class Buckets:
             return
         sizes = np.array([len(one) for one in scan.packed], np.int64)
         starts = self._end + np.cumsum(sizes) - sizes
-        self._file.seek(self._end)
-        self._file.write(b"".join(scan.packed))
+        with _told_of_the_folder():
+            self._file.seek(self._end)
+            self._file.write(b"".join(scan.packed))
         self._end += int(sizes.sum())
         segment = np.full(len(sizes), scan.segment, np.int64)
         self._tiles.append(np.column_stack([segment, scan.tiles, starts, sizes]))
@@ -274,12 +288,8 @@ class Buckets:
         self._tiles, self._pairs = [], []
         self._touched = np.zeros(self.rule.grid.counts, np.bool_)
         self._touched.reshape(-1)[self._cells] = True
-        self._file.flush()
-
-    @property
-    def cells(self) -> int:
-        """How many cells get a vote."""
-        return int(np.count_nonzero(self._touched))
+        with _told_of_the_folder():
+            self._file.flush()
 
     def holds(self, box: Box) -> bool:
         """Whether any cell of a box gets a vote."""

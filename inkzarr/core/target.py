@@ -69,6 +69,7 @@ def _begin_or_resume(job: Job, options: RunOptions, found: list[Ledger] | None, 
     if options.overwrite:
         _delete(job, store)
     ledgers = [Ledger(store, spec.path) for spec in job.specs] if found is None else found
+    unfinished = any(ledger.manifest is None or ledger.manifest.state != DONE for ledger in ledgers)
     for spec, ledger in zip(job.specs, ledgers, strict=True):
         ledger.store = store
         if ledger.manifest is None:
@@ -77,8 +78,9 @@ def _begin_or_resume(job: Job, options: RunOptions, found: list[Ledger] | None, 
             kept = ledger.manifest
             sparse = kept.sparse or (job.holds is not None and kept.state != DONE)
             ledger.manifest = replace(kept, command=options.command or kept.command, sparse=sparse)
-            if job.more and ledger.manifest.state != DONE:
-                ledger.keep(set(job.blocks()))
+            # what is counted a block must not be counted twice, where blocks were of another size
+            if job.more and unfinished and (others := ledger.records.keys() - set(job.blocks())):
+                ledger.strike(set(others))
             ledger.gather()
     _sweep(job)
     if not any(
@@ -244,9 +246,9 @@ def _sweep(job: Job) -> None:
     root = Path(_local(job.out))
     for folder in (*(root / spec.path for spec in job.specs), root / LEDGER_FOLDER):
         for partial in list(folder.rglob("*.partial")):
-            partial.unlink()
+            partial.unlink(missing_ok=True)
     for partial in list(root.glob("*.partial")):
-        partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
 def _refuse_bad_place(job: Job) -> None:

@@ -36,17 +36,14 @@ class LabelBlocks:
 
     Parameters
     ----------
-    buckets : Buckets or None
-        Sorted; None where no block is left to do.
+    buckets : Buckets
+        Sorted.
     """
 
-    buckets: Buckets | None
+    buckets: Buckets
 
     def narrowed(self, box: Box) -> VotedBlock:
         """The function for one block alone, with the values of its tiles in it."""
-        if self.buckets is None:
-            msg = f"block {box} was not scanned"
-            raise RuntimeError(msg)
         return VotedBlock(tuple(self.buckets.tiles(box)), self.buckets.rule)
 
     def __call__(self, box: Box) -> Computed:

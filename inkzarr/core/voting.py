@@ -52,8 +52,8 @@ def _reach(point, normal, depth, box):
 
 @njit(nogil=True, cache=True)
 def _outside(points, normals, depth, shape):
-    """How many voxels of a ray lie outside the volume; `points` and `normals` are of one pixel."""
-    count = 0
+    """How many voxels of a ray lie outside the volume, and how many in it; of one pixel."""
+    count = held = 0
     last = (math.nan, math.nan, math.nan)
     for step in range(int(4 * depth) + 1):
         t = -depth + 0.5 * step
@@ -64,7 +64,8 @@ def _outside(points, normals, depth, shape):
             last = (z, y, x)
             inside = 0 <= z < shape[0] and 0 <= y < shape[1] and 0 <= x < shape[2]
             count += not inside
-    return count
+            held += inside
+    return count, held
 
 
 @njit(nogil=True, cache=True)
@@ -118,7 +119,9 @@ def mark_cells(points, normals, used, rule, shape, cell, tile, found):
                     if box:
                         dropped += int(everything - kept)
                     else:
-                        dropped += _outside(points[row, col], normals[row, col], depth, shape)
+                        beyond, held = _outside(points[row, col], normals[row, col], depth, shape)
+                        dropped += beyond
+                        kept = float(held)
                     if kept == 0:
                         lost += 1
                         continue

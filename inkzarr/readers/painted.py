@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from inkzarr.readers.segments import Segment
 
 LONGEST = 4096
-"""Columns of a strip."""
+"""Columns of a strip, whose points are 13 MB where it is 64 rows high."""
 
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]

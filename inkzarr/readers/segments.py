@@ -57,8 +57,9 @@ class Segment:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns that both the surface and the label have."""
-        rows, cols = map(min, self.surface.shape, self.label.shape)
+        """Rows and columns that the surface, the label and its supervision mask all have."""
+        pngs = [self.label, *([self.supervision] if self.supervision else [])]
+        rows, cols = map(min, self.surface.shape, *(png.shape for png in pngs))
         return rows, cols
 
     def told(self, sums: FileSums) -> dict[str, dict[str, Any]]:
@@ -161,7 +162,7 @@ def flat_segment(ink: str | Path, plane: tuple[int, int], z: float) -> Segment:
     label.check_size(plane, plane)
     name = label.path.stem.removesuffix(LABEL.removesuffix(".png"))
     mask = label.path.with_name(f"{name}{SUPERVISION}")
-    supervision = _supervision(mask, plane)
+    supervision = _supervision(mask, plane, plane)
     files = (label.path, *((mask,) if supervision else ()))
     return Segment(name, flat_surface(plane, z), label, supervision, files)
 
@@ -197,21 +198,21 @@ def _newest(names: Iterable[str], labelled: set[str]) -> dict[str, tuple[str, ..
 
 def _open(name: str, path: Path, label_path: Path) -> Segment:
     surface, label = open_surface(path), open_label(label_path)
-    # past the last grid point of a coarse surface no pixel has a place, so a label may end there
+    # past the last grid point of a coarse surface no pixel has a place: a label may end there, or just before
     axes = zip(surface.shape, surface.stored_shape, strict=True)
     rows, cols = (n if n == stored else -(-(stored - 1) * n // stored) for n, stored in axes)
     label.check_size(surface.shape, (rows, cols))
     mask = label_path.with_name(f"{name}{SUPERVISION}")
-    supervision = _supervision(mask, (min(surface.shape[0], rows), min(surface.shape[1], cols)))
+    supervision = _supervision(mask, surface.shape, (rows, cols))
     files = (*surface_files(path), label_path, *((mask,) if supervision else ()))
     return Segment(name, surface, label, supervision, files)
 
 
-def _supervision(path: Path, least: tuple[int, int]) -> LabelPng | None:
+def _supervision(path: Path, surface: tuple[int, int], least: tuple[int, int]) -> LabelPng | None:
     if not path.exists():
         return None
     mask = open_label(path)
-    mask.check_size(least, least)
+    mask.check_size(surface, least)
     return mask
 
 

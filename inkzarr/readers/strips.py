@@ -30,6 +30,7 @@ def painted_strips(
         for row, col, values, used in painted.strips(TILE):
             there = painted.there(slice(row, row + used.shape[0]), slice(col, col + used.shape[1]))
             yield Strip(number, surface, row, col, values, used, there)
+        del painted  # before the next one is decoded
         progress.advance(segment.shape[0] * segment.shape[1])
 
 
