@@ -306,12 +306,17 @@ def _evaluate_volume(
         told = f"{tuple(prediction.shape)} {prediction.dtype}, the labels {tuple(count.shape)}"
         msg = f"{prediction.name} is {told}: give a prediction of the same scan, uint8 or float of 0 .. 1"
         raise InputError(msg)
-    scores = Scores()
-    cells = list(_cells(count, settings))
+    scores, made = Scores(), prediction.made
+    clipped = ((box.clip(made), windows) for box, windows in _cells(count, settings))
+    cells = [(box, windows) for box, windows in clipped if not box.empty]
     remote = is_remote(prediction.url) or is_remote(count.url)
     threads = REMOTE_THREADS if remote else os.cpu_count() or 1
     with Progress(STAGE, len(cells), unit="chunk") as progress, ThreadPoolExecutor(threads) as pool:
         pending: deque[Any] = deque()
+        if made != Box.whole(prediction.shape):
+            progress.say(
+                f"{STAGE}: {prediction.name} is of box {made} alone, labels beyond it are not scored"
+            )
         try:
             for box, windows in cells:
                 pending.append(pool.submit(_score_chunk, prediction, ink, count, box, windows))
@@ -335,9 +340,12 @@ def _cells(count: StoredVolume, settings: EvaluateSettings) -> Iterator[tuple[Bo
         yield from ((grid.box(Zyx(*map(int, at))), None) for at in np.argwhere(held))
         return
     table = read_patches(settings.patches)
+    if not len(table):
+        msg = f"{settings.patches} has no window: score without --patches, or give another table"
+        raise InputError(msg)
     window = np.array(table.window or settings.window or Zyx.of(DEFAULT_WINDOW))
     first, last = table.corners // grid.cell, (table.corners + window - 1) // grid.cell
-    if len(table) and ((last < 0) | (first >= grid.counts)).any():
+    if ((last < 0) | (first >= grid.counts)).any():
         shape = ",".join(map(str, count.shape))
         msg = f"{settings.patches} has windows outside {count.name} ({shape}): is it of other labels?"
         raise InputError(msg)

@@ -16,11 +16,10 @@ from inkzarr.core.errors import InputError
 from inkzarr.core.progress import duration
 from inkzarr.core.schema import VERSION
 from inkzarr.nn.config import Config, default_window
-from inkzarr.nn.dataset import Source
 from inkzarr.nn.folder import RunFolder
 from inkzarr.nn.loop import fit, reading
 from inkzarr.nn.processes import processes
-from inkzarr.nn.sources import identity, open_unlabelled, scoring, training
+from inkzarr.nn.sources import gap, hold_back, identity, open_unlabelled, scoring, training
 from inkzarr.nn.start import PRETRAINED, starting_network
 from inkzarr.nn.tasks import Held, MaskTask
 from inkzarr.nn.unet import check_window
@@ -105,7 +104,11 @@ def pretrain(
         msg = "there is no scan to pretrain on: name one or more"
         raise InputError(msg)
     whole = [open_unlabelled(url, window, storage_options=storage_options) for url in urls]
-    sources, held = zip(*map(_hold_back, whole), strict=True)
+    parts = (
+        hold_back(source, config, window, min(MOST_HELD, -(-len(source.corners) // HELD_BACK)))
+        for source in whole
+    )
+    sources, held = zip(*parts, strict=True)
     model, normalisation, start = starting_network(config)
     check_window(window, model.multiples)
     config = config.with_(min_labelled=max(config.min_labelled, int(np.prod(window)) // FULL))
@@ -114,22 +117,18 @@ def pretrain(
         kept = scoring(list(held), config, window, workers // 2)
         back = Held(kept, np.arange(len(kept)), config.batch, workers // 2)
         task = MaskTask(window, normalisation, kept.sample(0, len(kept) // 2), back)
-        inputs = {"scans": [identity(source) for source in sources]}
+        inputs = {"scans": [identity(source) for source in sources], "processes": group.world}
         state = group.of_first(folder.start(config, inputs, resume=resume))
+        crops = training(list(sources), config, window, workers)
+        seen = {one.voxels.stored.name for one in held if gap(crops, one) == 0}
+        notes = [
+            f"WARNING: training sees windows that are scored: too small is {name}" for name in sorted(seen)
+        ]
         names = ", ".join(source.voxels.stored.name for source in sources)
         lineage = {"stage": PRETRAINED, "version": VERSION, "source": names, "start": start}
         last = fit(
-            model, task, training(list(sources), config, window, workers), config, group, folder,
-            state=state, lineage=lineage,
-            notes=[f"starts from {start}"], on_epoch=on_epoch,
+            model, task, crops, config, group, folder, state=state, lineage=lineage,
+            notes=[f"starts from {start}", *notes], on_epoch=on_epoch,
         )  # fmt: skip
     told = {name: last[name] for name in ("epoch", "step", "loss", "valid_loss", "seconds")}
     return PretrainReport(str(out), **told)
-
-
-def _hold_back(source: Source) -> tuple[Source, Source]:
-    """Windows to learn from, and some to score on; the same one where there is only one."""
-    count = len(source.corners)
-    chosen = np.unique(np.linspace(0, count - 1, min(MOST_HELD, -(-count // HELD_BACK))).astype(int))
-    learned = np.delete(source.corners, chosen, 0) if count > len(chosen) else source.corners
-    return Source(source.voxels, None, learned), Source(source.voxels, None, source.corners[chosen])

@@ -19,7 +19,7 @@ from inkzarr.nn.config import Config, default_window
 from inkzarr.nn.folder import RunFolder
 from inkzarr.nn.loop import fit, reading
 from inkzarr.nn.processes import processes
-from inkzarr.nn.sources import gap, identity, open_labelled, scoring, training
+from inkzarr.nn.sources import gap, identity, may_be_labelled, open_labelled, scoring, training
 from inkzarr.nn.start import starting_network
 from inkzarr.nn.tasks import Held, InkTask
 from inkzarr.nn.unet import check_window
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from inkzarr.core.patches import Patches
-    from inkzarr.nn.config import Scan
+    from inkzarr.nn.config import Numbers, Scan
     from inkzarr.nn.dataset import Source
 
 STAGE = "train"
@@ -123,7 +123,7 @@ def train(  # noqa: PLR0913 - four paths, as on the command line
     ]
     sources, table = [source for source, _ in opened], opened[0][1]
     window = config.window or default_window(table.window)
-    valid = _open_valid(first, config, storage_options)
+    valid = _open_valid(first, config, window, storage_options)
     model, normalisation, start = starting_network(config)
     check_window(window, model.multiples)
     with processes(config.device) as group, RunFolder(Path(out), writes=group.first).locked() as folder:
@@ -143,7 +143,7 @@ def train(  # noqa: PLR0913 - four paths, as on the command line
         )
         task = InkTask(window, config.loss, normalisation, shown, held)
         inputs: dict[str, Any] = {"scans": [identity(source) for source in sources]}
-        inputs |= {"valid": None if valid is None else identity(valid[0])}
+        inputs |= {"valid": None if valid is None else identity(valid[0]), "processes": group.world}
         state = group.of_first(folder.start(config, inputs, resume=resume))
         crops = training(sources, config, window, workers)
         notes = [f"starts from {start}", *([] if valid is None else [_distance(gap(crops, valid[0]))])]
@@ -177,13 +177,17 @@ def _scan(scan: Scan) -> tuple[str, str, str]:
 
 
 def _open_valid(
-    first: tuple[str, str, str], config: Config, storage_options: dict[str, Any] | None
+    first: tuple[str, str, str], config: Config, window: Numbers, storage_options: dict[str, Any] | None
 ) -> tuple[Source, Patches] | None:
     """What is scored: other windows of the first scan, and of other labels where the config names them."""
     if config.valid_patches is None:
         return None
     labels = config.valid_labels or first[1]
-    return open_labelled(first[0], labels, config.valid_patches, storage_options=storage_options)
+    source, table = open_labelled(first[0], labels, config.valid_patches, storage_options=storage_options)
+    if not may_be_labelled(source, window):
+        msg = f"nothing is labelled by {labels} in the windows of {config.valid_patches}: give valid_labels"
+        raise InputError(msg)
+    return source, table
 
 
 def _distance(gap: float) -> str:

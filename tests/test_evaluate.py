@@ -179,6 +179,29 @@ def test_without_a_table_all_that_is_labelled_counts(tmp_path):
     assert "<img" not in (tmp_path / "r.html").read_text()
 
 
+def test_what_was_not_predicted_is_not_scored(tmp_path, capsys):
+    values, ink, count = volumes(tmp_path)
+    torch = pytest.importorskip("torch")
+    from inkzarr.nn.checkpoint import save_checkpoint
+    from inkzarr.nn.unet import UNet3D
+    from inkzarr.predict import PredictSettings, predict_volume
+
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "unet.pt", UNet3D(f_maps=4, levels=2))
+    zarr.create_array(tmp_path / "scan.zarr", data=np.maximum(values, 1), chunks=(20, 50, 30))
+    out, box = str(tmp_path / "box.zarr"), (slice(0, 40), slice(10, 40), slice(7, 44))
+    predict_volume(
+        str(tmp_path / "scan.zarr"),
+        str(tmp_path / "unet.pt"),
+        out,
+        PredictSettings(window=16, box=":,10:40,7:44"),
+    )
+    found = evaluate(out, tmp_path / "labels.zarr").scores
+    known = count[box] > 0
+    assert (found.count, found.ink) == (known.sum(), (ink[box][known] >= 128).sum())
+    assert "is of box 0:40,10:40,7:44 alone, labels beyond it are not scored" in capsys.readouterr().err
+
+
 def test_bad_input_is_told_in_a_line(pair, tmp_path):
     sheet, label, mask = pair
     small = save(tmp_path / "small.png", np.zeros((100, 260), np.uint8))
@@ -210,6 +233,9 @@ def test_bad_input_is_told_in_a_line(pair, tmp_path):
     write_patches(tmp_path / "far.npy", Patches(np.array([[0, 0, 64]])))
     with pytest.raises(InputError, match=r"far.npy has windows outside labels.zarr \(40,50,60\)"):
         evaluate(*place, EvaluateSettings(patches=str(tmp_path / "far.npy")))
+    write_patches(tmp_path / "empty.npy", Patches(np.empty((0, 3), np.int64)))
+    with pytest.raises(InputError, match=r"empty.npy has no window"):
+        evaluate(*place, EvaluateSettings(patches=str(tmp_path / "empty.npy")))
     zarr.create_array(tmp_path / "q.zarr", shape=(4, 5, 6), dtype="uint8")
     with pytest.raises(InputError, match=r"q.zarr is \(4, 5, 6\) uint8, the labels \(40, 50, 60\)"):
         evaluate(tmp_path / "q.zarr", place[1])

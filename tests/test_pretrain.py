@@ -12,6 +12,8 @@ from inkzarr.cli import cli
 from inkzarr.core.errors import InputError
 from inkzarr.nn.checkpoint import load_checkpoint
 from inkzarr.nn.config import Config
+from inkzarr.nn.dataset import Source
+from inkzarr.nn.sources import gap, hold_back, open_unlabelled, training
 from inkzarr.nn.start import starting_network
 from inkzarr.nn.tasks import masks
 from inkzarr.pretrain import pretrain
@@ -77,6 +79,21 @@ def test_it_resumes_and_the_command_line_runs_it(home, tmp_path):
         assert "1 epochs" in done.output
     again = CliRunner().invoke(cli, arguments)
     assert isinstance(again.exception, InputError)
+
+
+def test_windows_that_are_scored_are_not_seen(home, tmp_path, capsys):
+    config = Config(**SMALL, jitter=3, augment={"rotation": 0, "scale": (1, 1)})
+    zarr.create_array(tmp_path / "large.zarr", data=np.ones((64, 64, 64), np.uint8), zarr_format=2)
+    for url, distance in ((tmp_path / "large.zarr", 1), (home / "scan.zarr", 0)):
+        source = open_unlabelled(str(url), config.window)
+        learned, held = hold_back(source, config, config.window, 4)
+        assert len(held.corners) == 4
+        assert not {*map(tuple, learned.corners)} & {*map(tuple, held.corners)}
+        assert (gap(training([learned], config, config.window, 0), held) > 0) == distance
+    few = Source(source.voxels, None, source.corners[:1])
+    assert all(len(part.corners) == 1 for part in hold_back(few, config, config.window, 1))
+    pretrain([home / "scan.zarr"], tmp_path / "out", config.with_(epochs=1, windows_per_epoch=3, jitter=16))
+    assert "WARNING: training sees windows that are scored: too small is scan.zarr" in capsys.readouterr().err
 
 
 def test_air_is_refused_and_scans_are_needed(tmp_path):

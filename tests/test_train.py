@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from click.testing import CliRunner
 from PIL import Image
 
@@ -20,12 +21,13 @@ from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Zyx
 from inkzarr.core.patches import Patches, write_patches
 from inkzarr.nn.checkpoint import load_checkpoint, save_checkpoint
-from inkzarr.nn.config import Augment, read_config
+from inkzarr.nn.config import Augment, Config, read_config
 from inkzarr.nn.gradients import Gradients
 from inkzarr.nn.loop import schedule
+from inkzarr.nn.sources import gap, open_labelled, training
 from inkzarr.nn.unet import UNet3D
 from inkzarr.train import train
-from tests.learned import make, run, settings
+from tests.learned import SHAPE, WINDOW, make, run, settings
 
 HERE = Path(__file__).parent
 
@@ -145,6 +147,45 @@ def test_two_processes_are_one_with_twice_the_batch(home, tmp_path):
         weights(tmp_path / "one/last.pt").values(), weights(tmp_path / "two/last.pt").values(), strict=True
     )
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
+
+
+def test_a_run_is_not_taken_up_by_more_processes(home, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29518"]
+    done = script(home, tmp_path / "run", *launcher)
+    assert done.returncode != 0
+    assert "was begun with other settings (processes)" in done.stderr
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_validation_without_labels_is_refused(home, tmp_path):
+    config = settings(home, valid_labels=str(tmp_path / "labels.zarr"))
+    for name, dtype in (("ink", np.uint8), ("count", np.uint16)):
+        array = zarr.create_array(
+            tmp_path / "labels.zarr" / name, shape=SHAPE, dtype=dtype, chunks=(16, 16, 16), zarr_format=2
+        )
+    zarr.open_group(tmp_path / "labels.zarr", mode="a", zarr_format=2)
+    with pytest.raises(
+        InputError, match=r"nothing is labelled by .*labels.zarr in .*valid.parquet: give valid_l"
+    ):
+        run(home, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+    array[0, 0, 32] = 1
+    write_patches(tmp_path / "beside.parquet", Patches(np.array([[8, 0, 32]]), window=Zyx.of(WINDOW)))
+    config = config.with_(valid_patches=str(tmp_path / "beside.parquet"))
+    with pytest.raises(InputError, match="no voxel of the validation windows is labelled"):
+        run(home, tmp_path / "run", config)
+
+
+def test_all_windows_of_a_scan_keep_their_distance(home, tmp_path):
+    first = str(home / "scan.zarr"), str(home / "labels.zarr")
+    write_patches(tmp_path / "far.parquet", Patches(np.array([[0, 0, 0]]), window=Zyx.of(WINDOW)))
+    near = open_labelled(*first, str(home / "train.parquet"))[0]
+    far = open_labelled(*first, str(tmp_path / "far.parquet"))[0]
+    valid = open_labelled(*first, str(home / "valid.parquet"))[0]
+    config = Config(jitter=0, augment={"rotation": 0, "scale": (1, 1)})
+    assert gap(training([far], config, WINDOW, 0), valid) == 16
+    assert gap(training([far, near], config, WINDOW, 0), valid) == 0
 
 
 def test_steps_without_labels_are_skipped_and_counted(home, tmp_path):
@@ -304,7 +345,14 @@ def test_what_is_wrong_is_told_before_anything_is_written(home, undisturbed, tmp
         assert not Path("out").exists()
 
 
+def test_networks_of_other_channels_are_refused(home, tmp_path):
+    save_checkpoint(tmp_path / "two.pt", UNet3D(1, 2, f_maps=4, levels=3))
+    with pytest.raises(InputError, match=r"two.pt takes 1 channels and gives 2: one of each is needed"):
+        run(home, tmp_path / "run", settings(home, network=None, init=str(tmp_path / "two.pt")))
+
+
 def test_the_rate_rises_and_falls():
+    assert max(schedule(part, 1e-4) for part in (0, 1e-5, 1e-4)) == 1
     rates = [schedule(part / 100, 0.1) for part in range(101)]
     assert rates[10] == 1
     assert all(a <= b for a, b in itertools.pairwise(rates[:11]))

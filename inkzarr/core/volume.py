@@ -164,6 +164,13 @@ class StoredVolume:
         manifest = None if self.ledger is None else self.ledger.manifest
         return manifest is None or manifest.state == DONE
 
+    @property
+    def made(self) -> Box:
+        """What its run was asked for: all of it, or a box beyond which nothing was written."""
+        manifest = None if self.ledger is None else self.ledger.manifest
+        region = None if manifest is None else manifest.region
+        return Box.whole(self.shape) if region is None else Box(*(Zyx.of(side) for side in region))
+
     def unfinished(self) -> str:
         """What to tell of a run that was not finished, else ""; of one that was, no record is read."""
         ledger = self._load(Ledger.load_manifest)

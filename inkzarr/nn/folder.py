@@ -209,7 +209,7 @@ class RunFolder:
         if changed:
             msg = (
                 f"{self.path} was begun with other settings ({', '.join(changed)}): "
-                "resume with those in its config.toml, or name another folder"
+                "resume with the same (config.toml and inputs, as many processes), or name another folder"
             )
             raise InputError(msg)
 

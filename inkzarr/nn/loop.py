@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from inkzarr.nn.tasks import Task
     from inkzarr.nn.unet import UNet3D
 
-GPU_WORKERS = 8
+GPU_WORKERS = (8, 4, 2, 1)
+"""The most there are cores for: of as many a worker reads whole lanes of `inkzarr.nn.dataset`."""
 
 
 def fit(  # noqa: PLR0913, PLR0915, C901 - one loop, to be read from top to bottom
@@ -134,7 +135,7 @@ def fit(  # noqa: PLR0913, PLR0915, C901 - one loop, to be read from top to bott
             # on to the next one, unless the epoch ends here, or the time
             if limit < math.inf:
                 used = processes.of_first((time.monotonic() - began) / limit)
-            over = run.step == total or used >= 1
+            over = run.step >= total or used >= 1
             if run.step % order.steps and not over:
                 if config.save_every and run.step % config.save_every == 0:
                     run.spent = time.monotonic() - began
@@ -177,7 +178,7 @@ def schedule(part: float, warmup: float) -> float:
     [0.5, 1.0, 0.5, 0.0]
     """
     if part < warmup:
-        return max(part, 1e-3) / warmup
+        return min(1.0, max(part, 1e-3) / warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (part - warmup) / (1 - warmup))))
 
 
@@ -185,7 +186,8 @@ def reading(config: Config, device: torch.device) -> int:
     """How many processes read."""
     if config.workers is not None:
         return config.workers
-    return min(GPU_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+    cores = os.cpu_count() or 1
+    return next(n for n in GPU_WORKERS if n <= cores) if device.type == "cuda" else 0
 
 
 def line(name: str, entry: Mapping[str, Any], epochs: int, left: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.geometry import Zyx
+from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.labelled import open_label_arrays
 from inkzarr.core.nearest import BoxTree
 from inkzarr.core.patches import read_patches
@@ -101,16 +101,52 @@ def scoring(sources: list[Source], config: Config, window: Numbers, workers: int
     return Crops(sources, window, config.seed, 0, 0, Augment.off(), ChunkCache(limit))
 
 
+def may_be_labelled(source: Source, window: Numbers) -> bool:
+    """Whether a chunk that any window touches may hold a label."""
+    if source.labels is None:
+        return False
+    holds, count = source.labels.holds, source.labels.stored
+    grid, whole = Grid(count.shape, count.chunks), Box.whole(count.shape)
+    boxes = (
+        Box(Zyx(*map(int, corner)), Zyx(*map(int, corner + np.array(window)))) for corner in source.corners
+    )
+    return any(holds[grid.cells(box.clip(whole)).slices].any() for box in boxes)
+
+
 def gap(crops: Crops, valid: Source) -> float:
     """The smallest distance, box to box, of what training can see to a window that is scored; in voxels.
 
-    Of the first scan, jitter and `reach` included; 0 where they touch or overlap.
+    Of all windows of the same scan, jitter and `reach` included; 0 where they touch or overlap.
     """
-    window = np.array(crops.window)
-    far = np.array(reach(crops.augment, crops.window)) + crops.jitter
-    tree = BoxTree.of(2 * valid.corners + window)
-    _, smallest = tree.too_near(2 * crops.sources[0].corners + window, 2 * (window + far), 0.0)
+    scan = valid.voxels.stored.identity
+    same = [source.corners for source in crops.sources if source.voxels.stored.identity == scan]
+    window, widths = _widths(crops.window, crops.augment, crops.jitter)
+    _, smallest = BoxTree.of(2 * valid.corners + window).too_near(
+        2 * np.concatenate(same) + window, widths, 0.0
+    )
     return float(smallest)
+
+
+def hold_back(source: Source, config: Config, window: Numbers, count: int) -> tuple[Source, Source]:
+    """Part the windows of a scan into those to learn from and `count` in the middle to score on.
+
+    What is learned from sees none of those, jitter and `reach` included; where nothing would be left, all
+    other windows are learned from, and a single window is both.
+    """
+    corners = source.corners
+    begin = (len(corners) - count) // 2
+    held = corners[begin : begin + count]
+    size, widths = _widths(window, config.augment, config.jitter)
+    near, _ = BoxTree.of(2 * held + size).too_near(2 * corners + size, widths, 0.5)
+    others = np.delete(corners, np.s_[begin : begin + count], 0)
+    learned = corners[~near] if not near.all() else others if len(others) else corners
+    return Source(source.voxels, None, learned), Source(source.voxels, None, held)
+
+
+def _widths(window: Numbers, augment: Augment, jitter: int) -> tuple[np.ndarray, np.ndarray]:
+    """A window, and the doubled half edges of it and of what training sees of another one."""
+    size = np.array(window)
+    return size, 2 * (size + np.array(reach(augment, window)) + jitter)
 
 
 def identity(source: Source) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def starting_network(config: Config) -> tuple[UNet3D, Normalisation, str]:
         return _seeded(config.seed, asked), Normalisation(), "random weights"
     found = load_checkpoint(config.init)
     model = found.model
+    if (model.in_channels, model.out_channels) != (1, 1):
+        msg = (
+            f"checkpoint {config.init} takes {model.in_channels} channels and gives {model.out_channels}: "
+            "one of each is needed, the scan and the logit of ink"
+        )
+        raise InputError(msg)
     if config.network is not None:
         _refuse_other(model, config)
     if found.axes != AXES:

@@ -112,6 +112,9 @@ class RunState:
         convert_conv3d_weight_memory_format(model, torch.channels_last_3d)
         optimiser = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.rate, eps=1e-7)
         scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
+        scaler.scale(
+            torch.zeros((), device=device)
+        )  # it begins at its first call, which threads must not share
         return cls(model, Average(model, config.ema), optimiser, scaler)
 
     def saved(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inkzarr.core.errors import InkzarrError
+from inkzarr.core.errors import InkzarrError, InputError
 from inkzarr.core.picture import contact_sheet
 from inkzarr.core.schema import CERTAIN_INK, INK_THRESHOLD
 from inkzarr.core.scores import Scores
@@ -148,7 +148,13 @@ class InkTask:
     def score(
         self, net: Callable[[Tensor], Tensor], processes: Processes
     ) -> tuple[float | None, dict[str, Any]]:
-        """F0.5 at its best threshold, and what else is logged; without ink, less loss is better."""
+        """F0.5 at its best threshold, and what else is logged; without ink, less loss is better.
+
+        Raises
+        ------
+        InputError
+            Nothing of the windows is labelled.
+        """
         if self.held is None:
             return None, {}
         plain, scores = Loss(), Scores()
@@ -163,8 +169,11 @@ class InkTask:
         counts = torch.from_numpy(scores.counts).to(processes.device)
         summary = Scores(processes.total(counts).cpu().numpy()).summary()
         entropy, _, voxels, _ = processes.total(total).tolist()
+        if not voxels:
+            msg = "no voxel of the validation windows is labelled: give valid_labels, or other valid_patches"
+            raise InputError(msg)
         told = {
-            "valid_loss": entropy / max(voxels, 1),
+            "valid_loss": entropy / voxels,
             "f05": summary.best_f05,
             "threshold": summary.best_threshold,
             "auc": summary.auc,
