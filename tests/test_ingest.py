@@ -120,6 +120,20 @@ def test_the_voxel_size_is_said_where_assumed(tmp_path, capsys):
     assert "assumed" not in capsys.readouterr().err
 
 
+def test_a_zarr_of_flat_voxels_tells_no_single_size(tmp_path, capsys):
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
+    scale = {"type": "scale", "scale": [50.0, 7.0, 7.0]}
+    image = {
+        "version": "0.4",
+        "axes": axes,
+        "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+    }
+    group = zarr.create_group(tmp_path / "flat.zarr", zarr_format=2, attributes={"multiscales": [image]})
+    group.create_array("0", data=volume((3, 8, 9)), chunks=(3, 8, 9))
+    ingest(str(tmp_path / "flat.zarr"), tmp_path / "out.zarr")
+    assert "flat.zarr does not tell its voxel size: 7.91 um is assumed" in capsys.readouterr().err
+
+
 def test_resume_and_refuse(tmp_path):
     source = write_stack(tmp_path / "slices", volume((3, 8, 9)))
     ingest(source, tmp_path / "o.zarr", KEEP)

@@ -35,7 +35,7 @@ def numbered(member: Callable[[str], object], url: str) -> list[Level]:
         if array.ndim != len(DIMS) or (found and not _is_half(array, found[-1])):
             return []
         found.append(array)
-    ums = [_um_in_name(url, _factor(array, found[0])) for array in found]
+    ums = [um_in_name(url, _factor(array, found[0])) for array in found]
     levels = enumerate(ums)
     return [Level(str(n), um, None if um is None else (um,) * len(DIMS)) for n, um in levels]
 
@@ -57,10 +57,10 @@ def named_um(url: str, array: zarr.Array[Any], beside: tuple[Store, str] | None)
             factor = _factor(array, zarr.open_array(beside[0], path="0", mode="r"))
         except Exception:  # noqa: BLE001 - without the finest level nobody knows what a level's voxel is
             return None
-    return _um_in_name(url, factor)
+    return um_in_name(url, factor)
 
 
-def _um_in_name(url: str, factor: int) -> float | None:
+def um_in_name(url: str, factor: int = 1) -> float | None:
     """Micrometres, as published volumes are named: ``54keV_7.91um_Scroll1A.zarr``."""
     names = without_secrets(url).rstrip("/").split("/")[-2:]
     found = re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)um(?![a-z])", "/".join(names))

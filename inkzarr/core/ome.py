@@ -42,16 +42,19 @@ class Level:
     origin_um: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
-def read_levels(attributes: dict[str, Any]) -> list[Level]:
+def read_levels(attributes: dict[str, Any], um: float | None = None) -> list[Level]:
     """The resolutions that a group's attributes list, finest first.
 
     Levels are told by their paths and ordered by the volume of a voxel, since published groups list them in
-    any order; where a scale is missing, as listed. A scale's unit is honoured.
+    any order; where a scale is missing, as listed. A scale's unit is honoured; without one it is in
+    micrometres, but where the finest is 1 along all axes, which many tools write who know no size.
 
     Parameters
     ----------
     attributes : dict
         Of the group; ``multiscales`` directly (0.4) or under ``ome`` (0.5).
+    um : float, optional
+        The edge of the finest voxel in micrometres, where the scale tells none.
 
     Returns
     -------
@@ -69,12 +72,15 @@ def read_levels(attributes: dict[str, Any]) -> list[Level]:
         units = [MICROMETRES.get(axes[c].get("unit") or "micrometer") for c in columns]
     levels = []
     for dataset in multiscales[0].get("datasets", []):
-        path, origin = str(dataset["path"]), _in_um(dataset, "translation", columns, units)
-        spacing = _in_um(dataset, "scale", columns, units)
-        levels.append(Level(path, spacing[0] if spacing else None, spacing, origin or Level.origin_um))
+        scale, shift = _placed(dataset, multiscales[0])
+        spacing, origin = _in_um(scale, columns, units), _in_um(shift, columns, units)
+        levels.append(_level(str(dataset["path"]), spacing, origin))
     if any(level.spacing_um is None for level in levels):
         return levels
-    return sorted(levels, key=lambda level: math.prod(level.spacing_um or ()))
+    levels = sorted(levels, key=lambda level: math.prod(level.spacing_um or ()))
+    if any(axis.get("unit") for axis in axes) or not levels or levels[0].spacing_um != (1.0, 1.0, 1.0):
+        return levels
+    return [_in_edges(level, um) for level in levels]
 
 
 def read_axes(attributes: dict[str, Any]) -> str:
@@ -193,11 +199,32 @@ def _transform(dataset: dict[str, Any], kind: str) -> list[float] | None:
     return None
 
 
+def _placed(dataset: dict[str, Any], image: dict[str, Any]) -> tuple[list[float] | None, list[float] | None]:
+    """Scale and translation of a level, those of the whole image included, which come after its own."""
+    scale, shift = _transform(dataset, "scale"), _transform(dataset, "translation")
+    if more := _transform(image, "scale"):
+        scale, shift = (part and [a * b for a, b in zip(part, more, strict=True)] for part in (scale, shift))
+    if moved := _transform(image, "translation"):
+        shift = [a + b for a, b in zip(shift or [0.0] * len(moved), moved, strict=True)]
+    return scale, shift
+
+
+def _level(path: str, spacing: tuple[float, ...] | None, origin: tuple[float, ...] | None) -> Level:
+    return Level(path, spacing[0] if spacing else None, spacing, origin or Level.origin_um)
+
+
+def _in_edges(level: Level, um: float | None) -> Level:
+    """A level whose numbers are edges of the finest voxel, each `um` micrometres or nobody knows what."""
+    if um is None:
+        return Level(level.path)
+    spacing, origin = (tuple(n * um for n in part) for part in (level.spacing_um or (), level.origin_um))
+    return _level(level.path, spacing, origin)
+
+
 def _in_um(
-    dataset: dict[str, Any], kind: str, columns: list[int], units: list[float | None]
+    numbers: list[float] | None, columns: list[int], units: list[float | None]
 ) -> tuple[float, ...] | None:
     """The numbers of z, y and x in micrometres; None where they or a unit are not known."""
-    numbers = _transform(dataset, kind)
     if numbers is None or None in units:
         return None
     return tuple(numbers[c] * unit for c, unit in zip(columns, units, strict=True) if unit is not None)

@@ -23,7 +23,7 @@ from inkzarr.core.bounded import unknown_codecs
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import AXES, Grid, Zyx
 from inkzarr.core.lazy import LazyVolume, Readable
-from inkzarr.core.numbered import named_um, numbered
+from inkzarr.core.numbered import named_um, numbered, um_in_name
 from inkzarr.core.ome import Level, read_axes, read_levels, write_levels
 from inkzarr.core.remote import harmless, is_refusal, is_remote, open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, COUNT, DIMS, INK, LINEAGE, VolumeSpec
@@ -313,7 +313,7 @@ def _attributes(node: zarr.Array[Any] | zarr.Group, url: str) -> dict[str, Any]:
 
 def _levels(attributes: dict[str, Any], url: str) -> list[Level]:
     try:
-        return read_levels(attributes)
+        return read_levels(attributes, own_voxel_size(attributes) or um_in_name(url))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         msg = f"the multiscales metadata at {url} cannot be used ({error!r}): name one of its arrays"
         raise InputError(msg) from error

@@ -10,7 +10,7 @@ import numpy as np
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.store import open_stored
 from inkzarr.core.volume import StoredVolume
-from inkzarr.readers.base import check_voxels
+from inkzarr.readers.base import check_voxels, one_voxel_size
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class ZarrSource:
 
     @property
     def voxel_size_um(self) -> float | None:
-        """From the multiscale metadata or the lineage."""
-        return self.stored.voxel_size_um
+        """From the multiscale metadata, the lineage or the name; None where the edges differ."""
+        edges = self.stored.level.spacing_um
+        return self.stored.voxel_size_um if edges is None else one_voxel_size(edges)
 
     @property
     def name(self) -> str:

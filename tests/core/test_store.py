@@ -16,6 +16,7 @@ from zarr.storage import LocalStore
 from inkzarr.core.errors import InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed, Job, RunOptions
+from inkzarr.core.ome import read_levels
 from inkzarr.core.runner import write_blocks
 from inkzarr.core.schema import VolumeSpec
 from inkzarr.core.store import open_stored, open_volume
@@ -124,6 +125,41 @@ def test_levels_in_any_order(tmp_path, zarr_format, version):
     for level in (3, -1):
         with pytest.raises(InputError, match=f"level {level} does not exist.*it has 3"):
             open_volume(tmp_path / "a", level=level)
+
+
+@pytest.mark.parametrize(
+    ("name", "scales", "expected"),
+    [
+        ("a.zarr", [1.0, 2.0], (None, None)),
+        ("54keV_7.91um_a.zarr", [1.0, 2.0], (7.91, 15.82)),
+        ("54keV_7.91um_a.zarr", [3.24, 6.48], (3.24, 6.48)),
+    ],
+)
+def test_a_scale_of_one_without_a_unit_tells_no_size(tmp_path, name, scales, expected):
+    attributes = listed(["1", "0"], scales[::-1])
+    for axis in attributes["multiscales"][0]["axes"]:
+        del axis["unit"]
+    group = zarr.create_group(tmp_path / name, zarr_format=2, attributes=attributes)
+    for path, size in (("0", 16), ("1", 8)):
+        group.create_array(path, shape=(size,) * 3, chunks=(4,) * 3, dtype="uint8")
+    for level, um in enumerate(expected):
+        for scan in (open_volume(tmp_path / name, level=level), open_volume(tmp_path / name / str(level))):
+            assert scan.shape == (16 >> level,) * 3
+            assert scan.attrs["voxel_size_um"] == (um and pytest.approx(um))
+
+
+def test_what_is_said_of_the_whole_image_comes_after_a_level_s_own():
+    attributes = listed(["0", "1"], [1.0, 2.0], unit="millimeter")
+    attributes["multiscales"][0]["coordinateTransformations"] = [
+        {"type": "scale", "scale": [3, 2, 2]},
+        {"type": "translation", "translation": [0, 0, 1]},
+    ]
+    attributes["multiscales"][0]["datasets"][1]["coordinateTransformations"] += [
+        {"type": "translation", "translation": [0.5, 0.5, 0.5]}
+    ]
+    fine, coarse = read_levels(attributes)
+    assert (fine.spacing_um, fine.origin_um) == ((3000, 2000, 2000), (0, 0, 1000))
+    assert (coarse.spacing_um, coarse.origin_um) == ((6000, 4000, 4000), (1500, 1000, 2000))
 
 
 def test_opening_reads_metadata_alone(tmp_path, monkeypatch):
