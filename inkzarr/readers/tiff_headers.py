@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -75,14 +76,15 @@ def single_page(path: Path) -> Header:
     with path.open("rb", buffering=0) as file:
         tiff = open_tiff(file, path)
         try:
-            pages = len(tiff.pages)
-            header = page_header(tiff.pages[0], path)
+            header, told = page_header(tiff.pages[0], path), _planes_told(tiff)
+            there = told * tiff.pages.first.nbytes <= tiff.filehandle.size
+            pages = max(len(tiff.pages), told if there else 1)
         except InputError:
             raise
         except Exception as error:
             raise unreadable(path, error) from error
     if pages != 1:
-        msg = f"slice {path.name!r} holds {pages} pages: a slice of a folder holds one; give the file alone"
+        msg = f"slice {path.name!r} holds {pages} slices: a slice of a folder holds one; give the file alone"
         raise InputError(msg)
     return header
 
@@ -147,18 +149,33 @@ def series_headers(tiff: tifffile.TiffFile, path: Path) -> list[Header]:
             told = ", ".join(f"{count} {name}" for name, count in axes.items())
             msg = f"{path.name!r} has {told}: a scan has slices alone; save one channel and frame"
             raise InputError(msg)
-    if len(tiff.pages) > 1 or not (tiff.is_imagej or tiff.is_shaped):
+    planes = _planes_told(tiff)
+    if (tiff.is_ome or tiff.is_shaped) and max(planes, len(tiff.pages)) > 1:
+        leading = tiff.series[0].shape[:-2]
+        if sum(n > 1 for n in leading) > 1:
+            told = " x ".join(map(str, leading))
+            msg = f"{path.name!r} has {told} planes: a scan has one axis of slices; save one channel and time"
+            raise InputError(msg)
+    if len(tiff.pages) > 1 or planes == 1:
         return []
     series = tiff.series[0]
-    if series.ndim != 3 or series.dataoffset is None or tiff.pages.first.samplesperpixel != 1:
-        return []
+    if series.size != planes * tiff.pages.first.size or series.dataoffset is None:
+        msg = f"{path.name!r} tells of {planes} slices behind one header, not all are there: copy it again"
+        raise InputError(msg)
     first = page_header(tiff.pages.first, path)
-    count, height, width = series.shape
-    step = height * width * np.dtype(first.dtype).itemsize
-    if (height, width) != (first.height, first.width):
-        return []
-    _check_extent(tiff.filehandle.size, series.dataoffset + count * step, repr(path.name))
-    return [first._replace(raw=series.dataoffset + z * step) for z in range(count)]
+    step = first.height * first.width * np.dtype(first.dtype).itemsize
+    _check_extent(tiff.filehandle.size, series.dataoffset + planes * step, repr(path.name))
+    return [first._replace(raw=series.dataoffset + z * step) for z in range(planes)]
+
+
+def _planes_told(tiff: tifffile.TiffFile) -> int:
+    """How many slices ImageJ's or tifffile's note in the first header tells of; 1 where there is none."""
+    if tiff.is_imagej:
+        return int((tiff.imagej_metadata or {}).get("images", 1))
+    if tiff.is_shaped:
+        shape = (tiff.shaped_metadata or ({},))[0].get("shape", ())
+        return int(math.prod(shape)) // max(1, int(tiff.pages.first.size))
+    return 1
 
 
 def check_alike(headers: Sequence[Header], files: Sequence[str]) -> None:

@@ -135,6 +135,39 @@ def test_one_header_for_all_slices(tmp_path):
         open_source(str(tmp_path / "s.tif"))
 
 
+def test_slices_behind_one_header_are_found_or_told(tmp_path):
+    voxels = volume((6, 9, 11), "uint16")
+    for number, options in enumerate(({"imagej": True, "metadata": {"axes": "ZYX"}}, {})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        shape = voxels if options else voxels[None]
+        with tifffile.TiffWriter(folder / "s.tif", imagej="imagej" in options) as writer:
+            writer.write(
+                shape,
+                photometric="minisblack",
+                contiguous=True,
+                truncate=True,
+                metadata=options.get("metadata", {}),
+            )
+        with tifffile.TiffFile(folder / "s.tif") as tiff:
+            assert len(tiff.pages) == 1
+        found = open_source(str(folder / "s.tif")).read(Box.whole(voxels.shape))
+        np.testing.assert_array_equal(found, voxels)
+        with pytest.raises(InputError, match=r"'s.tif' holds 6 slices: a slice of a folder holds one"):
+            open_source(str(folder))
+        whole = (folder / "s.tif").read_bytes()
+        (folder / "s.tif").write_bytes(whole[:-20])
+        with pytest.raises(InputError, match=r"cut short|not all are there"):
+            open_source(str(folder / "s.tif"))
+
+
+@pytest.mark.parametrize("options", [{"ome": True, "metadata": {"axes": "CZYX"}}, {}])
+def test_pages_of_two_axes_are_refused(tmp_path, options):
+    tifffile.imwrite(tmp_path / "c.tif", volume((3, 2, 8, 8)), photometric="minisblack", **options)
+    with pytest.raises(InputError, match="has 3 x 2 planes: a scan has one axis of slices"):
+        open_source(str(tmp_path / "c.tif"))
+
+
 @pytest.mark.parametrize("name", ["bone_128x128x128.tif", "shell_225x128x128.tif"])
 def test_real_pages(real_data, name):
     voxels = tifffile.imread(real_data / name)
@@ -195,7 +228,7 @@ def replace(name, plane, **kwargs):
         (replace("s003.tif", np.zeros((37, 50), "i2")), r"slice 's003.tif' holds int16 voxels \(signed"),
         (
             replace("s003.tif", volume((2, 37, 50)), photometric="minisblack"),
-            r"slice 's003.tif' holds 2 pages",
+            r"slice 's003.tif' holds 2 slices",
         ),
         (
             lambda f: (f / "meta.json").write_text('{"slices": 7, "voxelsize": 7.9}'),
