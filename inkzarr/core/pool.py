@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
@@ -25,6 +26,43 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 CONNECT_S = 20.0
+
+
+class _Gate:
+    """Lets blocks write, many at a time, until the run gives its target up."""
+
+    def __init__(self) -> None:
+        self._changed, self._within, self._shut = threading.Condition(), 0, False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._shut:
+                msg = "the run of this block is over: what it computed is not written"
+                raise InputError(msg)
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._within -= 1
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let no more in, and wait for those within."""
+        with self._changed:
+            self._shut = True
+            self._changed.wait_for(lambda: not self._within)
+
+
+class _Here(threading.local):
+    gate: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
+
+_here = _Here()
+
+
+def writing() -> contextlib.AbstractContextManager[None]:
+    """While a block is written; refused on a thread whose run is over, as another may write there now."""
+    return _here.gate
 
 
 class Pool(Protocol):
@@ -56,6 +94,9 @@ class Pool(Protocol):
     def cancel(self, pending: set[Any]) -> None:
         """Give up `pending`; what already runs on this machine is waited for."""
 
+    def stop(self) -> None:
+        """Let no block of this process write any more, before the target is let go of."""
+
     def close(self, over: Callable[[], object] | None = None) -> None:
         """Start no more blocks; every process that computed some calls `over`."""
 
@@ -67,7 +108,10 @@ class Threads:
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="block")
+        self._gate = _Gate()
+        self._pool = ThreadPoolExecutor(
+            slots, "block", initializer=setattr, initargs=(_here, "gate", self._gate)
+        )
         self._progress: Progress | None = None
         self._ticks: dict[Box, int] = {}
 
@@ -109,6 +153,10 @@ class Threads:
         for future in pending:
             future.cancel()
         wait(pending)
+
+    def stop(self) -> None:
+        """Let no block write any more; one that does is waited for."""
+        self._gate.shut()
 
     def close(self, over: Callable[[], object] | None = None) -> None:
         """Start no more blocks."""
@@ -201,6 +249,9 @@ class Cluster:
     def cancel(self, pending: set[Any]) -> None:
         """Give up what has not begun; the workers end what has."""
         self._client.cancel(list(pending))
+
+    def stop(self) -> None:
+        """No block is computed in this process."""
 
     def close(self, over: Callable[[], object] | None = None) -> None:
         """Start no more blocks."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
 from inkzarr.core.ledger import Ledger
 from inkzarr.core.lock import require_held
-from inkzarr.core.pool import Pool, open_pool
+from inkzarr.core.pool import Pool, open_pool, writing
 from inkzarr.core.progress import Progress
 from inkzarr.core.records import BlockRecord
 from inkzarr.core.target import agreeing_ledgers, held, open_target, refuse_foreign
@@ -104,7 +105,8 @@ def write_blocks(job: Job, compute: BlockFunction | da.Array, options: RunOption
     began = time.monotonic()
     pool = open_pool(options, job)
     try:
-        with held(job):
+        with held(job), ExitStack() as leaving:
+            leaving.callback(pool.stop)
             targets = open_target(job, options)
             ledgers = [ledger for _, ledger in targets]
             boxes = list(job.blocks())
@@ -168,7 +170,8 @@ class _Task:
         done = found if isinstance(found, Computed) else Computed((found,))
         tallies = (done.tally, *({} for _ in self.arrays[1:]))
         parts = zip(self.arrays, done.arrays, tallies, strict=True)
-        return [self._write(box, array, voxels, tally) for array, voxels, tally in parts]
+        with writing():
+            return [self._write(box, array, voxels, tally) for array, voxels, tally in parts]
 
     def _write(
         self, box: Box, array: zarr.Array[Any], voxels: np.ndarray, tally: dict[str, int]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 
 import dask.array as da
@@ -15,6 +16,7 @@ from inkzarr.core.errors import BlocksFailedError, InputError, StoreError, Unfin
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import RunOptions
 from inkzarr.core.ledger import Ledger
+from inkzarr.core.pool import Threads
 from inkzarr.core.remote import open_store
 from inkzarr.core.runner import plan_blocks, write_blocks
 from inkzarr.core.store import open_volume
@@ -152,6 +154,36 @@ def test_store_errors_alone_end_as_one(tmp_path):
     many = [Zyx(0, 8, 8 * n) for n in range(3)] + [Zyx(8, 8, 8 * n) for n in range(3)]
     with pytest.raises(StoreError, match=r"6 of 27 blocks failed.*and 1 more"):
         write_blocks(job(tmp_path / "b.zarr"), Fails(many, error=StoreError), QUIET)
+
+
+def test_a_run_that_was_interrupted_writes_nothing_more(tmp_path, monkeypatch):
+    """In Jupyter the process goes on after Ctrl-C, and with it the threads of blocks."""
+    inside, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(box):
+        inside.set()
+        assert go.wait(30)
+        try:
+            return voxels(box)
+        finally:
+            ended.set()
+
+    def interrupt(_self, _pending):
+        assert inside.wait(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Threads, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_blocks(job(tmp_path / "out.zarr"), slow, RunOptions(workers=2))
+    monkeypatch.undo()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    go.set()
+    assert ended.wait(30)
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith("block")]:
+        thread.join(30)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    write_blocks(job(tmp_path / "out.zarr"), voxels, QUIET)
+    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr").to_numpy(), voxels(Box.whole(SHAPE)))
 
 
 def test_bad_input_stops_at_once(tmp_path):
