@@ -96,8 +96,9 @@ def test_the_whole_stage_is_scipys_on_a_ppm_and_has_its_pixel_size(tmp_path):
     ]
 
 
-def test_floats_are_probabilities(tmp_path):
-    zarr.create_array(tmp_path / "v.zarr", data=np.full((5, 9, 9), 0.5, np.float32))
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_are_probabilities(tmp_path, dtype):
+    zarr.create_array(tmp_path / "v.zarr", data=np.full((5, 9, 9), 0.5, dtype))
     flatten(tmp_path / "v.zarr", "flat:2", tmp_path / "a.png", FlattenSettings(depth=1))
     assert np.asarray(Image.open(tmp_path / "a.png")).tolist() == [[128] * 9] * 9
     zarr.create_array(tmp_path / "w.zarr", data=np.full((5, 9, 9), 300, np.float32))

@@ -119,7 +119,10 @@ class ChunkCache:
             if chunk is None:
                 continue
             if whole is None:
-                whole = np.zeros(box.shape, self.volume.dtype)
+                dtype = self.volume.dtype
+                whole = np.zeros(
+                    box.shape, np.float32 if dtype == np.float16 else dtype
+                )  # Numba knows no half
             here = self.grid.box(index)
             part = here.clip(box)
             whole[part.within(box)] = chunk[part.within(here)]
