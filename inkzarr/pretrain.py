@@ -19,7 +19,7 @@ from inkzarr.nn.config import Config, default_window
 from inkzarr.nn.folder import RunFolder
 from inkzarr.nn.loop import fit, reading
 from inkzarr.nn.processes import processes
-from inkzarr.nn.sources import gap, hold_back, identity, open_unlabelled, scoring, training
+from inkzarr.nn.sources import hold_back, identity, open_unlabelled, scoring, see, training
 from inkzarr.nn.start import PRETRAINED, starting_network
 from inkzarr.nn.tasks import Held, MaskTask
 from inkzarr.nn.unet import check_window
@@ -120,7 +120,8 @@ def pretrain(
         inputs = {"scans": [identity(source) for source in sources], "processes": group.world}
         state = group.of_first(folder.start(config, inputs, resume=resume))
         crops = training(list(sources), config, window, workers)
-        seen = {one.voxels.stored.name for one in held if gap(crops, one) == 0}
+        pairs = zip(sources, held, strict=True)
+        seen = {b.voxels.stored.name for a, b in pairs if see(a.corners, b.corners, config, window).any()}
         notes = [
             f"WARNING: training sees windows that are scored: too small is {name}" for name in sorted(seen)
         ]

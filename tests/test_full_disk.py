@@ -45,15 +45,19 @@ def test_an_export(tmp_path, scan, name):
     assert not left(tmp_path)
 
 
-def test_the_buckets_of_labels(tmp_path):
+@pytest.mark.parametrize("nbytes", [10**5, 2000])
+def test_the_buckets_of_labels(nbytes):
     rule = Rule(1.0, False, Grid(Zyx(8, 8, 8), Zyx(8, 8, 8)))
-    tiles = np.zeros((1, 4), np.int64)
-    scan = Scan(0, tiles, (bytes(10**5),), np.zeros((1, 2), np.int64), *[0] * 4)
+    scan = Scan(0, np.zeros((1, 4), np.int64), (bytes(nbytes),), np.zeros((1, 2), np.int64), *[0] * 4)
     told = r"cannot be set aside in .*File too large\): make room there, or set TMPDIR"
-    buckets = Buckets(rule, [])
+
+    def fill():
+        with contextlib.closing(Buckets(rule, [])) as buckets:
+            buckets.add(scan)
+            buckets.sort()
+
     with files_up_to(1000), pytest.raises(DiskError, match=told):
-        buckets.add(scan)
-    buckets.close()
+        fill()
 
 
 def test_a_movie(tmp_path, scan):

@@ -165,6 +165,7 @@ def test_validation_without_labels_is_refused(home, tmp_path):
             tmp_path / "labels.zarr" / name, shape=SHAPE, dtype=dtype, chunks=(16, 16, 16), zarr_format=2
         )
     zarr.open_group(tmp_path / "labels.zarr", mode="a", zarr_format=2)
+    array[0, 0, 0] = 1
     with pytest.raises(
         InputError, match=r"nothing is labelled by .*labels.zarr in .*valid.parquet: give valid_l"
     ):

@@ -277,7 +277,8 @@ class Buckets:
 
     def close(self) -> None:
         """Delete the temporary file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full folder did not take is told already
+            self._file.close()
 
     def sort(self) -> None:
         """Put the tiles of each cell together, once all strips are in."""

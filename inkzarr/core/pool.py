@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 CONNECT_S = 20.0
+STOP_S = 10.0
 
 
 class _Gate:
@@ -47,10 +48,10 @@ class _Gate:
             self._changed.notify_all()
 
     def shut(self) -> None:
-        """Let no more in, and wait for those within."""
+        """Let no more in, and wait a while for those within: a store may not answer."""
         with self._changed:
             self._shut = True
-            self._changed.wait_for(lambda: not self._within)
+            self._changed.wait_for(lambda: not self._within, STOP_S)
 
 
 class _Here(threading.local):
@@ -95,7 +96,7 @@ class Pool(Protocol):
         """Give up `pending`; what already runs on this machine is waited for."""
 
     def stop(self) -> None:
-        """Let no block of this process write any more, before the target is let go of."""
+        """Let no block on a thread of this process write any more, before the target is let go of."""
 
     def close(self, over: Callable[[], object] | None = None) -> None:
         """Start no more blocks; every process that computed some calls `over`."""
@@ -155,7 +156,7 @@ class Threads:
         wait(pending)
 
     def stop(self) -> None:
-        """Let no block write any more; one that does is waited for."""
+        """Let no block write any more; one that does is waited for, for ten seconds at most."""
         self._gate.shut()
 
     def close(self, over: Callable[[], object] | None = None) -> None:
@@ -251,7 +252,7 @@ class Cluster:
         self._client.cancel(list(pending))
 
     def stop(self) -> None:
-        """No block is computed in this process."""
+        """Do nothing: the workers end what they began."""
 
     def close(self, over: Callable[[], object] | None = None) -> None:
         """Start no more blocks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
+AT_ONCE = 64
+"""Keys that are deleted."""
 PATTERN = {*"*?["}
 """What fsspec takes for more than a letter."""
 
@@ -40,8 +43,10 @@ async def delete_below(store: Store, prefix: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             await store.delete_dir(prefix)
     if isinstance(store, FsspecStore):
-        for key in [key async for key in store.list_prefix(prefix)]:
-            await delete_key(store, key)
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        left = [key async for key in store.list_prefix(prefix) if key.startswith(folder)]
+        for at in range(0, len(left), AT_ONCE):
+            await asyncio.gather(*(delete_key(store, key) for key in left[at : at + AT_ONCE]))
 
 
 async def keys_below(store: Store, prefix: str) -> AsyncIterator[str]:

@@ -105,7 +105,7 @@ class Shelf:
             try:
                 return array.clone() if isinstance(array, torch.Tensor) else array.copy()
             except (MemoryError, torch.OutOfMemoryError):
-                self._warn(f"{size(array.nbytes)} cannot be set aside in memory", "give --memory-limit less")
+                self._warn(f"{size(array.nbytes)} cannot be set aside in memory", "give less --memory")
                 return None
         array = np.asarray(array)
         with self._lock:

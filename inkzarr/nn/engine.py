@@ -253,8 +253,9 @@ def cached_engine(
                 )
                 raise InputError(msg)
             _engines[key] = stamp, engine
-            for old in list(_engines)[:-ENGINES]:
-                del _engines[old]
+        _engines[key] = _engines.pop(key)  # the last to go
+        for old in list(_engines)[:-ENGINES]:
+            del _engines[old]
         return engine
 
 

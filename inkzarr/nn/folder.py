@@ -205,7 +205,7 @@ class RunFolder:
     def _refuse_other_run(self, state: dict[str, Any], config: Config, inputs: Mapping[str, Any]) -> None:
         changed = config.changed(json.loads(state["config"]))
         saved = json.loads(state["inputs"])
-        changed += sorted(name for name in inputs if inputs[name] != saved.get(name))
+        changed += sorted(name for name in inputs.keys() & saved.keys() if inputs[name] != saved[name])
         if changed:
             msg = (
                 f"{self.path} was begun with other settings ({', '.join(changed)}): "

@@ -118,13 +118,21 @@ def gap(crops: Crops, valid: Source) -> float:
 
     Of all windows of the same scan, jitter and `reach` included; 0 where they touch or overlap.
     """
-    scan = valid.voxels.stored.identity
-    same = [source.corners for source in crops.sources if source.voxels.stored.identity == scan]
-    window, widths = _widths(crops.window, crops.augment, crops.jitter)
-    _, smallest = BoxTree.of(2 * valid.corners + window).too_near(
-        2 * np.concatenate(same) + window, widths, 0.0
-    )
+    scan, window = valid.voxels.stored.url, np.array(crops.window)
+    same = np.concatenate([one.corners for one in crops.sources if one.voxels.stored.url == scan])
+    far = np.array(reach(crops.augment, crops.window)) + crops.jitter
+    tree = BoxTree.of(2 * valid.corners + window)
+    _, smallest = tree.too_near(2 * same + window, 2 * (window + far), 0.0)
     return float(smallest)
+
+
+def see(corners: np.ndarray, held: np.ndarray, config: Config, window: Numbers) -> np.ndarray:
+    """Which windows at `corners` see into one at `held`, jitter and `reach` included; bool."""
+    size = np.array(window)
+    far = np.array(reach(config.augment, window)) + config.jitter
+    # a half voxel less, doubled: what only touches is half a voxel away
+    near, _ = BoxTree.of(2 * held + size).too_near(2 * corners + size, 2 * (size + far) - 1, 0.5)
+    return near
 
 
 def hold_back(source: Source, config: Config, window: Numbers, count: int) -> tuple[Source, Source]:
@@ -136,17 +144,10 @@ def hold_back(source: Source, config: Config, window: Numbers, count: int) -> tu
     corners = source.corners
     begin = (len(corners) - count) // 2
     held = corners[begin : begin + count]
-    size, widths = _widths(window, config.augment, config.jitter)
-    near, _ = BoxTree.of(2 * held + size).too_near(2 * corners + size, widths, 0.5)
+    near = see(corners, held, config, window)
     others = np.delete(corners, np.s_[begin : begin + count], 0)
     learned = corners[~near] if not near.all() else others if len(others) else corners
     return Source(source.voxels, None, learned), Source(source.voxels, None, held)
-
-
-def _widths(window: Numbers, augment: Augment, jitter: int) -> tuple[np.ndarray, np.ndarray]:
-    """A window, and the doubled half edges of it and of what training sees of another one."""
-    size = np.array(window)
-    return size, 2 * (size + np.array(reach(augment, window)) + jitter)
 
 
 def identity(source: Source) -> dict[str, Any]:

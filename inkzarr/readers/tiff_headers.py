@@ -151,7 +151,10 @@ def series_headers(tiff: tifffile.TiffFile, path: Path) -> list[Header]:
             raise InputError(msg)
     planes = _planes_told(tiff)
     if (tiff.is_ome or tiff.is_shaped) and max(planes, len(tiff.pages)) > 1:
-        leading = tiff.series[0].shape[:-2]
+        shape = list(tiff.series[0].shape)
+        while shape[-1] == 1:
+            shape.pop()
+        leading = shape[: -tiff.pages.first.ndim]
         if sum(n > 1 for n in leading) > 1:
             told = " x ".join(map(str, leading))
             msg = f"{path.name!r} has {told} planes: a scan has one axis of slices; save one channel and time"

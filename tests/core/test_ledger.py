@@ -189,6 +189,20 @@ def test_a_damaged_manifest_is_refused(ledger, tmp_path, text):
         again(ledger)
 
 
+def test_the_only_line_is_cut_and_the_run_that_goes_on_is_killed(ledger, tmp_path):
+    ledger.add(record(FIRST))
+    ledger.flush()
+    (part,) = (tmp_path / ledger.folder).glob("blocks-*.jsonl")
+    part.write_text(part.read_text()[:-5])
+    other = again(ledger)
+    assert not other.records
+    other.gather()
+    assert not again(ledger).records
+    other.add(record(LAST))
+    other.finish()
+    assert set(again(ledger).records) == {LAST}
+
+
 def test_lost_lines_of_a_sparse_run_are_no_empty_blocks(tmp_path):
     store = open_store(str(tmp_path), read_only=False)
     ledger = Ledger(store, "0")

@@ -161,6 +161,17 @@ def test_slices_behind_one_header_are_found_or_told(tmp_path):
             open_source(str(folder / "s.tif"))
 
 
+def test_axes_of_one_are_none(tmp_path):
+    voxels = volume((5, 9, 11))
+    tifffile.imwrite(tmp_path / "one.tif", voxels[:, None, :, :, None], photometric="minisblack")
+    np.testing.assert_array_equal(
+        open_source(str(tmp_path / "one.tif")).read(Box.whole(voxels.shape)), voxels
+    )
+    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((5, 9, 11, 3), np.uint8), photometric="rgb")
+    with pytest.raises(InputError, match="colour image"):
+        open_source(str(tmp_path / "rgb.tif"))
+
+
 @pytest.mark.parametrize("options", [{"ome": True, "metadata": {"axes": "CZYX"}}, {}])
 def test_pages_of_two_axes_are_refused(tmp_path, options):
     tifffile.imwrite(tmp_path / "c.tif", volume((3, 2, 8, 8)), photometric="minisblack", **options)
