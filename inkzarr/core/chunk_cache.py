@@ -119,10 +119,8 @@ class ChunkCache:
             if chunk is None:
                 continue
             if whole is None:
-                dtype = self.volume.dtype
-                whole = np.zeros(
-                    box.shape, np.float32 if dtype == np.float16 else dtype
-                )  # Numba knows no half
+                half = self.volume.dtype == np.float16  # which compiled loops do not take
+                whole = np.zeros(box.shape, np.float32 if half else self.volume.dtype)
             here = self.grid.box(index)
             part = here.clip(box)
             whole[part.within(box)] = chunk[part.within(here)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 AT_ONCE = 64
-"""Keys that are deleted."""
+"""Keys that are deleted side by side."""
 PATTERN = {*"*?["}
 """What fsspec takes for more than a letter."""
 
