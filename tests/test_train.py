@@ -232,9 +232,10 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(
     assert load_checkpoint(tmp_path / "run" / "last.pt").lineage["epoch"] == "1"
 
 
-def test_a_limit_of_time_ends_cleanly_and_a_checkpoint_is_there(home, tmp_path):
+def test_a_limit_of_time_ends_cleanly_and_a_checkpoint_is_there(home, tmp_path, capsys):
     report = run(home, tmp_path / "run", settings(home, epochs=1000, max_minutes=0.02))
     assert report.step < 6000
+    assert f"train: 100 %, {report.step} of {report.step} steps" in capsys.readouterr().err
     assert log(tmp_path / "run")[-1]["done"]
     assert load_checkpoint(tmp_path / "run" / "last.pt")
     assert run(home, tmp_path / "run", settings(home, epochs=1000, max_minutes=0.02), resume=True) == report

@@ -101,6 +101,13 @@ class Progress:
             elif time.monotonic() - self._said >= LINE_EVERY_S:
                 self._line()
 
+    def expect(self, total: int) -> None:
+        """Take `total` for the units in all from now on, where a run ends by time."""
+        with self._lock:
+            self.total = total
+            if self._bar is not None:
+                self._bar.expect(total)
+
     def note(self, text: str) -> None:
         """Show a few words, such as a loss, beside the title from now on."""
         with self._lock:
@@ -170,6 +177,7 @@ class _Bar(Protocol):
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def show(self, done: int) -> None: ...
+    def expect(self, total: int) -> None: ...
     def name(self, title: str) -> None: ...
     def say(self, message: str) -> None: ...
 
@@ -194,6 +202,9 @@ class _TerminalBar:
     def show(self, done: int) -> None:
         self._rich.update(self._task, completed=done)
 
+    def expect(self, total: int) -> None:
+        self._rich.update(self._task, total=total)
+
     def name(self, title: str) -> None:
         self._rich.update(self._task, description=title)
 
@@ -215,6 +226,9 @@ class _NotebookBar:
 
     def show(self, done: int) -> None:
         self._tqdm.update(done - self._tqdm.n)
+
+    def expect(self, total: int) -> None:
+        self._tqdm.total = total  # shown with the next step
 
     def name(self, title: str) -> None:
         self._tqdm.set_description(title)

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import logging
 import math
+import os
 import tempfile
 import threading
 import weakref
@@ -23,6 +24,7 @@ import torch
 
 from inkzarr.core.errors import DiskError
 from inkzarr.core.progress import size
+from inkzarr.nn.threads import on_threads, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,22 +113,16 @@ class Shelf:
         with self._lock:
             at = bisect.bisect_left(self._free, (array.nbytes, 0))
             room, offset = self._free.pop(at) if at < len(self._free) else (array.nbytes, self._end)
-            try:
-                self._file.seek(offset)
-                for plane in array:
-                    rest = np.ascontiguousarray(plane).data.cast("B")
-                    while rest:
-                        rest = rest[self._file.write(rest) :]
-            except OSError as error:
-                if offset < self._end:
-                    bisect.insort(self._free, (room, offset))
-                what = (
-                    f"{size(array.nbytes)} cannot be set aside in {tempfile.gettempdir()} ({error.strerror})"
-                )
-                self._warn(what, "make room there, or set TMPDIR to another folder")
-                return None
             self._end = max(self._end, offset + room)
-        return Place(offset, room, array.shape, array.dtype)
+        place = Place(offset, room, array.shape, array.dtype)
+        try:
+            on_threads(_write, [(self._file.fileno(), offset, array)])
+        except OSError as error:
+            self.drop(place)
+            what = f"{size(array.nbytes)} cannot be set aside in {tempfile.gettempdir()} ({error.strerror})"
+            self._warn(what, "make room there, or set TMPDIR to another folder")
+            return None
+        return place
 
     def _warn(self, what: str, remedy: str) -> None:
         if not self._warned:
@@ -139,13 +135,7 @@ class Shelf:
             return place[start:stop]
         found = np.empty((stop - start, *place.shape[1:]), place.dtype)
         try:
-            with self._lock:
-                self._file.seek(place.offset + start * found[0].nbytes)
-                rest = found.data.cast("B")
-                while rest:
-                    if not (count := self._file.readinto(rest)):
-                        raise OSError(errno.EIO, "its file was cut short")
-                    rest = rest[count:]
+            _read(self._file.fileno(), place.offset + start * found[0].nbytes, found)
         except OSError as error:
             what = f"what was set aside in {tempfile.gettempdir()} cannot be read back ({error.strerror})"
             self._warn(what, "set TMPDIR to another folder")
@@ -157,6 +147,23 @@ class Shelf:
         if self._file is not None:
             with self._lock:
                 bisect.insort(self._free, (place.room, place.offset))
+
+
+def _write(n: int, count: int, file: int, offset: int, array: np.ndarray) -> None:
+    """The n-th of `count` shares of an array, plane by plane, as most are parts of a larger one."""
+    for z in share(n, count, len(array)):
+        at, rest = offset + z * array[z].nbytes, np.ascontiguousarray(array[z]).data.cast("B")
+        while rest:
+            written = os.pwrite(file, rest, at)
+            at, rest = at + written, rest[written:]
+
+
+def _read(file: int, offset: int, array: np.ndarray) -> None:
+    rest = array.data.cast("B")
+    while rest:
+        if not (found := os.preadv(file, [rest], offset)):
+            raise OSError(errno.EIO, "its file was cut short")
+        offset, rest = offset + found, rest[found:]
 
 
 class Part(NamedTuple):

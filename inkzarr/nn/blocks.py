@@ -17,10 +17,9 @@ from __future__ import annotations
 import itertools
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.schema import CHUNK
@@ -28,6 +27,7 @@ from inkzarr.nn.aside import Column, Part, aside
 from inkzarr.nn.engine import Engine, cached_engine
 from inkzarr.nn.sliding import Seen, predict_block
 from inkzarr.nn.sums import Sums
+from inkzarr.nn.threads import on_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,9 +138,11 @@ class PredictedBlock:
         """What windows see, of kept cells from there; cells that later blocks may see are kept."""
         grid, box = cells_of(self.run.stored), self._reach(todo, block)
         voxels = aside.borrow("voxels", box.shape, self.run.stored.dtype)
-        missing = []
-        with column.lock:
-            for index in grid.indices(box):
+
+        def take(n: int, count: int, indices: list[Zyx]) -> list[Zyx]:
+            """A share of the cells, of those that were kept; the others."""
+            missing = []
+            for index in indices[n::count]:
                 part = grid.box(index).clip(box)
                 z, y, x = part.within(grid.box(index))
                 place = column.cells.get(index)
@@ -149,6 +151,11 @@ class PredictedBlock:
                     missing.append(index)
                 else:
                     voxels[part.within(box)] = kept[:, y, x]
+            return missing
+
+        with column.lock:
+            shares = on_threads(take, [(list(grid.indices(box)),)])
+        missing = sorted(index for (share,) in shares for index in share)
         for cells in _boxes(missing, grid):
             whole = Box(grid.box(cells.start).start, grid.box(Zyx(*(n - 1 for n in cells.stop))).stop)
             read = self.run.stored.read(whole)
@@ -192,19 +199,28 @@ def _take(column: Column, block: Box, sums: Sums) -> set[Zyx]:
 
     Where a part cannot be read back, nothing is taken.
     """
-    told: set[Zyx] = set()
-    for part in column.parts(block.start):
-        start, stop = part.box.start, part.box.stop
-        for z in range(start.z, stop.z, PLANES) if part.ran else ():
-            box = Box(start._replace(z=z), stop._replace(z=min(z + PLANES, stop.z)))
-            given = column.shelf.planes(part.place, z - start.z, box.stop.z - start.z)
-            if given is None:
-                sums.reset()
-                return set()
-            sums.part(box).add_(torch.as_tensor(given))
-        sums.ran |= part.ran
-        told |= part.told
-    return told
+
+    def add(n: int, count: int, part: Part) -> bool:
+        """Every count-th few planes, the same of all parts, as no other thread may add there."""
+        first, end = part.box.start.z, part.box.stop.z
+        for z in range(sums.box.start.z + n * PLANES, end, count * PLANES):
+            start, stop = max(z, first), min(z + PLANES, end)
+            if start < stop:
+                given = column.shelf.planes(part.place, start - first, stop - first)
+                if given is None:
+                    return False
+                box = Box(part.box.start._replace(z=start), part.box.stop._replace(z=stop))
+                into: Any = sums.part(box)  # by NumPy on a CPU, as torch would add on threads of its own
+                into = into.numpy() if isinstance(given, np.ndarray) else into
+                into += given
+        return True
+
+    parts = column.parts(block.start)
+    if not all(map(all, on_threads(add, [(part,) for part in parts if part.ran]))):
+        sums.reset()
+        return set()
+    sums.ran.update(*(part.ran for part in parts))
+    return set().union(*(part.told for part in parts))
 
 
 def _boxes(indices: list[Zyx], grid: Grid) -> Iterator[Box]:

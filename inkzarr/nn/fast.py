@@ -40,47 +40,10 @@ from torch.nn import functional as F
 
 from inkzarr.nn import winograd
 from inkzarr.nn.convolution import padding_of
-from inkzarr.nn.unet import SingleConv, UNet3D, check_window, halves
+from inkzarr.nn.maps import LAST, halve, moments
+from inkzarr.nn.unet import SingleConv, UNet3D, check_window
 
-LAST = torch.channels_last_3d
 NO_PADDING = (0, 0, 0)
-PIECE = 2**18  # voxels times channels that stay in a core's cache
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of every channel.
-
-    Parameters
-    ----------
-    x : Tensor
-        (N, C, Z, Y, X).
-
-    Returns
-    -------
-    mean, variance : Tensor
-        (N, C), float64; the variance is that of the voxels at hand (no correction).
-    """
-    if x.device.type != "cpu":
-        variance, mean = torch.var_mean(x.float(), (2, 3, 4), correction=0)
-        return mean.double(), variance.double()
-    means, variances = [], []
-    for piece in x.split(max(1, PIECE * x.shape[2] // x.numel()), dim=2):
-        piece = piece.float()
-        mean = piece.mean(4).mean(3)  # of each slice, so that the squares are of small numbers
-        means.append(mean)
-        variances.append((piece - mean[..., None, None]).square_().mean(4).mean(3))
-    mean, variance = torch.cat(means, 2).double(), torch.cat(variances, 2).double()
-    return mean.mean(2), variance.mean(2) + mean.var(2, correction=0)
-
-
-def halve(x: Tensor, *, flat: bool) -> Tensor:
-    """Max-pooling by 2, axis by axis: torch's own is slow on a CPU where channels are last."""
-    if x.device.type != "cpu":
-        return F.max_pool3d(x, halves(flat=flat))
-    for axis in (3, 4) if flat else (2, 3, 4):
-        even, odd = x.unflatten(axis, (-1, 2)).unbind(axis + 1)
-        x = torch.maximum(even, odd)
-    return x
 
 
 def convolve(x: Tensor, kernel: Tensor, padding: tuple[int, int, int]) -> Tensor:

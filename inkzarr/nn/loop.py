@@ -96,7 +96,13 @@ def fit(  # noqa: PLR0913, PLR0915, C901 - one loop, to be read from top to bott
     began = time.monotonic() - run.spent
     with (
         folder,
-        Progress(task.name, total, unit="step", before=run.step, silent=not processes.first) as progress,
+        Progress(
+            task.name,
+            _expected(total, run.step, used),
+            unit="step",
+            before=run.step,
+            silent=not processes.first,
+        ) as progress,
     ):
         for note in notes if state is None else (f"resumed at step {run.step} of {total}",):
             progress.say(f"{task.name}: {note}")
@@ -135,6 +141,7 @@ def fit(  # noqa: PLR0913, PLR0915, C901 - one loop, to be read from top to bott
             # on to the next one, unless the epoch ends here, or the time
             if limit < math.inf:
                 used = processes.of_first((time.monotonic() - began) / limit)
+                progress.expect(_expected(total, run.step, used))
             over = run.step >= total or used >= 1
             if run.step % order.steps and not over:
                 if config.save_every and run.step % config.save_every == 0:
@@ -197,6 +204,11 @@ def line(name: str, entry: Mapping[str, Any], epochs: int, left: float) -> str:
     parts += [f"{entry['skipped']} steps without labels"] if entry["skipped"] else []
     parts += [duration(entry["seconds"])] + ([] if entry["done"] else [f"{duration(left)} left"])
     return f"{name}: epoch {entry['epoch']} of {epochs}: {', '.join(parts)}"
+
+
+def _expected(total: int, step: int, used: float) -> int:
+    """Steps in all, of a run that has taken `step` in the part `used` of its time."""
+    return max(step, min(total, round(step / used))) if used else total
 
 
 def _now(task: Task, tally: Tally, entry: Mapping[str, Any]) -> str:

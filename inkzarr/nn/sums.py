@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +26,9 @@ from numba import njit
 from inkzarr.core.blending import Blend, window_weights
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Windows, Zyx
+from inkzarr.nn.threads import on_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
 PATTERNS = 64
@@ -109,7 +107,7 @@ class Sums:
             planes = int(places[:, 0, 0].min()), int((places[:, 0, 0] + places[:, 2, 0]).max())
             last, pairs = len(values) - 1, range(0, len(values), 2)
             jobs = [(planes, *arrays, values[k], values[min(k + 1, last)], places[k : k + 2]) for k in pairs]
-            fine = all(map(all, _on_threads(_add, jobs)))
+            fine = all(map(all, on_threads(_add, jobs)))
         else:
             for part, box, one in zip(parts, boxes, probabilities, strict=True):
                 inside = part.within(box)
@@ -150,7 +148,7 @@ class Sums:
                 (*arrays, weight.numpy(), _starts(part.within(self.box)), _starts(part.within(block)))
                 for part, weight in zip(parts, weights, strict=True)
             ]
-            _on_threads(_finish, jobs)
+            on_threads(_finish, jobs)
         else:
             for part, weight in zip(parts, weights, strict=True):
                 ratio = self.part(part).to(torch.float32) / weight
@@ -205,17 +203,6 @@ def _sum_of_weights(
 
 def _starts(slices: tuple[slice, ...]) -> tuple[int, ...]:
     return tuple(one.start for one in slices)
-
-
-@lru_cache(maxsize=1)
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="inkzarr-sums")
-
-
-def _on_threads(kernel: Callable[..., bool], jobs: list[tuple[Any, ...]]) -> list[list[bool]]:
-    """All jobs on every thread, which does its share of each, in the order of the jobs."""
-    count = torch.get_num_threads()
-    return list(_threads(count).map(lambda n: [kernel(n, count, *job) for job in jobs], range(count)))
 
 
 @njit(nogil=True, cache=True)

@@ -59,6 +59,16 @@ def test_what_was_done_before_is_no_work_of_this_run(capsys):
     assert state["seconds_left"] == pytest.approx(10, abs=0.2), "five steps took ten seconds"
 
 
+def test_a_run_that_ends_by_time_expects_fewer_steps(capsys):
+    with Progress("test", 200_000, unit="step", json_lines=True) as shown:
+        shown._began -= 10
+        shown.advance(50)
+        shown.expect(100)
+    state = json.loads(capsys.readouterr().err)
+    assert (state["done"], state["total"]) == (50, 100)
+    assert state["seconds_left"] == pytest.approx(10, abs=0.2)
+
+
 def test_the_silent_ones_of_many_processes_show_nothing(capsys):
     with Progress("test", 1, unit="step", silent=True) as shown:
         shown.say("resumed")
@@ -102,7 +112,8 @@ def test_a_bar_in_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with Progress("test", 5, unit="block") as shown:
+    with Progress("test", 500, unit="block") as shown:
+        shown.expect(5)
         shown.advance(5)
         shown.say("[bold]said as it is[/bold]")
     written = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
@@ -201,7 +212,8 @@ def test_a_widget_in_a_notebook(monkeypatch, capsys):
 
     monkeypatch.setattr(progress, "in_jupyter", lambda: True)
     monkeypatch.setattr(tqdm, "tqdm", Seen)
-    with Progress("test", 5, unit="block") as shown:
+    with Progress("test", 500, unit="block") as shown:
+        shown.expect(5)
         shown.advance(3)
         shown.say("dashboard: none")
         shown.advance(-1)
