@@ -303,3 +303,18 @@ def test_checkpoint_normalisation_is_used():
     a = predict(lazily(volume), shifted, window=8).values
     b = predict(lazily(half), plain, window=8).values
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("axes", "window", "told"),
+    [
+        ("zyx", (1, 16, 16), None),
+        ("zyx", (4, 16, 16), "1,16,16"),
+        ("yxz", (16, 1, 16), None),
+        ("yxz", (16, 2, 16), "16,1,16"),
+    ],
+)
+def test_a_flat_network_that_is_given_deep_windows_is_told(axes, window, told, caplog):
+    flat = Checkpoint(UNet3D(f_maps=4, levels=2, flat=True), Normalisation(), axes, {}, "flat")
+    predict(lazily(np.ones((16, 16, 16), np.uint8)), flat, window=window)
+    assert [record.message.rpartition(" ")[2] for record in caplog.records] == ([told] if told else [])

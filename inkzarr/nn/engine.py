@@ -111,6 +111,7 @@ class Engine:
             raise InputError(msg)
         multiples = module.multiples if isinstance(module, UNet3D) else (1, 1, 1)
         self.multiples = Zyx(*(multiples[axis] for axis in self._from_network))
+        self._flat = isinstance(module, UNet3D) and module.flat
         self._maps = module.f_maps[0] if isinstance(module, UNet3D) else 1
         self._fill = self.device.type != "cpu" or not isinstance(module, UNet3D)
         self._forward = _forward(module, DTYPES[dtype], self.device)
@@ -118,12 +119,23 @@ class Engine:
     def check_window(self, window: Zyx) -> None:
         """Refuse a window that the network cannot halve as often as it has levels.
 
+        A flat network normalises over all planes of a window; where it gets several, a warning tells.
+
         Raises
         ------
         InputError
             Naming the window and the sizes that fit.
         """
         check_window(window, self.multiples)
+        planes = AXES.index(self.axes[0])
+        if self._flat and window[planes] > 1:
+            one = ",".join(map(str, window._replace(**{AXES[planes]: 1})))
+            log.warning(
+                "a flat network is given windows of %d planes, which it normalises together: "
+                "if it learned from single ones, use --window %s",
+                window[planes],
+                one,
+            )
 
     @property
     def kind(self) -> dict[str, Any]:
