@@ -22,7 +22,7 @@ from inkzarr.core.schema import VolumeSpec
 from inkzarr.core.store import open_volume
 from inkzarr.core.volume import StoredVolume
 from inkzarr.nn import blocks, columns
-from inkzarr.nn.aside import IDLE_COLUMNS, Aside, Column, Shelf
+from inkzarr.nn.aside import IDLE_COLUMNS, Aside, Column, Part, Shelf
 from inkzarr.nn.engine import Engine
 from inkzarr.nn.sums import Sums
 from inkzarr.predict import PredictSettings, plan_predict, predict, predict_volume
@@ -299,9 +299,9 @@ def test_sums_are_the_same_in_any_order_and_from_parts(shape, size, blend, rando
 def test_threads_that_add_windows_share_no_plane(indices, threads):
     windows = Windows(Zyx(20, 20, 20), Zyx(8, 8, 8), Zyx(2, 2, 2))
     sums = Sums(Box.whole(windows.shape), windows, "constant", torch.device("cpu"))
-    planes, run = [], inkzarr.nn.sums._on_threads
+    planes, run = [], inkzarr.nn.sums.on_threads
 
-    def one_by_one(kernel, jobs):
+    def one_by_one(name, kernel, jobs):
         for n in range(threads):
             before = sums.part(sums.box).clone()
             for job in jobs:
@@ -309,16 +309,48 @@ def test_threads_that_add_windows_share_no_plane(indices, threads):
             planes.append({int(z) for z in (sums.part(sums.box) != before).any(2).any(1).nonzero()})
         return [[True]]
 
-    inkzarr.nn.sums._on_threads = one_by_one
+    inkzarr.nn.sums.on_threads = one_by_one
     try:
         sums.add([Zyx(*index) for index in indices], [torch.ones(8, 8, 8)] * len(indices))
     finally:
-        inkzarr.nn.sums._on_threads = run
+        inkzarr.nn.sums.on_threads = run
     assert sum(map(len, planes)) == len(set().union(*planes))
     whole = Sums(sums.box, windows, "constant", torch.device("cpu"))
     for index in indices:
         whole.add([Zyx(*index)], [torch.ones(8, 8, 8)])
     assert torch.equal(sums.part(sums.box), whole.part(sums.box))
+
+
+slabs = st.tuples(st.integers(0, 18), st.integers(1, 20)).map(
+    lambda ends: Box(Zyx(ends[0], 0, 0), Zyx(max(ends[0] + 1, ends[1]), 3, 3))
+)
+
+
+@given(st.lists(slabs, max_size=4), st.integers(1, 5))
+def test_threads_that_take_up_sums_share_no_plane(parts, threads):
+    windows = Windows(Zyx(20, 3, 3), Zyx(2, 2, 2), Zyx(1, 1, 1))
+    sums = Sums(Box.whole(windows.shape), windows, "constant", torch.device("cpu"))
+    column = Column(in_file=True)
+    wanted = np.zeros(sums.box.shape, np.int32)
+    for number, box in enumerate(parts):
+        values = np.full(box.shape, 10**number, np.int32)
+        wanted[box.slices] += values
+        told = frozenset({number})
+        column.leave(sums.box.start, Part(box, column.shelf.put(values), told, told))
+    planes = []
+
+    def one_by_one(name, kernel, jobs):
+        for n in range(threads):
+            before = sums.part(sums.box).clone()
+            assert all(kernel(n, threads, *job) for job in jobs)
+            planes.append({int(z) for z in (sums.part(sums.box) != before).any(2).any(1).nonzero()})
+        return [[True]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "on_threads", one_by_one)
+        assert blocks._take(column, sums.box, sums) == set(range(len(parts)))
+    assert sum(map(len, planes)) == len(set().union(*planes))
+    np.testing.assert_array_equal(sums.part(sums.box).numpy(), wanted)
 
 
 def test_chains_are_columns_cut_where_there_are_too_few():

@@ -107,6 +107,7 @@ class Progress:
             self.total = total
             if self._bar is not None:
                 self._bar.expect(total)
+                self._bar.show(min(self._done, total))
 
     def note(self, text: str) -> None:
         """Show a few words, such as a loss, beside the title from now on."""
@@ -203,7 +204,7 @@ class _TerminalBar:
         self._rich.update(self._task, completed=done)
 
     def expect(self, total: int) -> None:
-        self._rich.update(self._task, total=total)
+        self._rich.tasks[0].total = total  # an update would forget the speed
 
     def name(self, title: str) -> None:
         self._rich.update(self._task, description=title)
@@ -228,7 +229,7 @@ class _NotebookBar:
         self._tqdm.update(done - self._tqdm.n)
 
     def expect(self, total: int) -> None:
-        self._tqdm.total = total  # shown with the next step
+        self._tqdm.total = self._tqdm.container.children[1].max = total
 
     def name(self, title: str) -> None:
         self._tqdm.set_description(title)

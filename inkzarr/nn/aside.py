@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+THREADS = "aside"
+"""Those that write and read what is set aside."""
 IDLE_COLUMNS = 4
 """That are kept where as many blocks at once at most were computed; of more blocks, as many again."""
 
@@ -116,7 +118,7 @@ class Shelf:
             self._end = max(self._end, offset + room)
         place = Place(offset, room, array.shape, array.dtype)
         try:
-            on_threads(_write, [(self._file.fileno(), offset, array)])
+            on_threads(THREADS, _write, [(self._file.fileno(), offset, array)])
         except OSError as error:
             self.drop(place)
             what = f"{size(array.nbytes)} cannot be set aside in {tempfile.gettempdir()} ({error.strerror})"
@@ -125,9 +127,10 @@ class Shelf:
         return place
 
     def _warn(self, what: str, remedy: str) -> None:
-        if not self._warned:
+        with self._lock:
+            warned, self._warned = self._warned, True
+        if not warned:
             log.warning("%s, windows are run twice: %s", what, remedy)
-        self._warned = True
 
     def planes(self, place: Any, start: int, stop: int) -> Any:  # noqa: ANN401
         """Part of an array, along its first axis; None, with a warning, where it cannot be had."""
@@ -146,7 +149,10 @@ class Shelf:
         """Give a place back."""
         if self._file is not None:
             with self._lock:
-                bisect.insort(self._free, (place.room, place.offset))
+                if place.offset + place.room == self._end:
+                    self._end = place.offset
+                else:
+                    bisect.insort(self._free, (place.room, place.offset))
 
 
 def _write(n: int, count: int, file: int, offset: int, array: np.ndarray) -> None:

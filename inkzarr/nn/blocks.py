@@ -23,7 +23,7 @@ import numpy as np
 
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.schema import CHUNK
-from inkzarr.nn.aside import Column, Part, aside
+from inkzarr.nn.aside import THREADS, Column, Part, aside
 from inkzarr.nn.engine import Engine, cached_engine
 from inkzarr.nn.sliding import Seen, predict_block
 from inkzarr.nn.sums import Sums
@@ -154,7 +154,7 @@ class PredictedBlock:
             return missing
 
         with column.lock:
-            shares = on_threads(take, [(list(grid.indices(box)),)])
+            shares = on_threads(THREADS, take, [(list(grid.indices(box)),)])
         missing = sorted(index for (share,) in shares for index in share)
         for cells in _boxes(missing, grid):
             whole = Box(grid.box(cells.start).start, grid.box(Zyx(*(n - 1 for n in cells.stop))).stop)
@@ -216,7 +216,7 @@ def _take(column: Column, block: Box, sums: Sums) -> set[Zyx]:
         return True
 
     parts = column.parts(block.start)
-    if not all(map(all, on_threads(add, [(part,) for part in parts if part.ran]))):
+    if not all(map(all, on_threads(THREADS, add, [(part,) for part in parts if part.ran]))):
         sums.reset()
         return set()
     sums.ran.update(*(part.ran for part in parts))

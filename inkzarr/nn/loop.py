@@ -93,12 +93,13 @@ def fit(  # noqa: PLR0913, PLR0915, C901 - one loop, to be read from top to bott
     reader = iter(load(crops, order, workers=reading(config, device), pinned=device.type == "cuda"))
     entry: dict[str, Any] = processes.of_first((folder.entries() or [{}])[-1])
     over, used = bool(entry.get("done")), run.spent / limit
+    first = run.step, used
     began = time.monotonic() - run.spent
     with (
         folder,
         Progress(
             task.name,
-            _expected(total, run.step, used),
+            run.step if over else total,
             unit="step",
             before=run.step,
             silent=not processes.first,
@@ -141,7 +142,7 @@ def fit(  # noqa: PLR0913, PLR0915, C901 - one loop, to be read from top to bott
             # on to the next one, unless the epoch ends here, or the time
             if limit < math.inf:
                 used = processes.of_first((time.monotonic() - began) / limit)
-                progress.expect(_expected(total, run.step, used))
+                progress.expect(_expected(total, run.step, used, *first))
             over = run.step >= total or used >= 1
             if run.step % order.steps and not over:
                 if config.save_every and run.step % config.save_every == 0:
@@ -206,9 +207,16 @@ def line(name: str, entry: Mapping[str, Any], epochs: int, left: float) -> str:
     return f"{name}: epoch {entry['epoch']} of {epochs}: {', '.join(parts)}"
 
 
-def _expected(total: int, step: int, used: float) -> int:
-    """Steps in all, of a run that has taken `step` in the part `used` of its time."""
-    return max(step, min(total, round(step / used))) if used else total
+def _expected(total: int, step: int, used: float, first: int, before: float) -> int:
+    """Steps in all, of a run that took those since `first` in the time from `before` to `used`, parts of its own.
+
+    Examples
+    --------
+    >>> _expected(1000, 30, 0.6, first=10, before=0.2)
+    50
+    """
+    left = max(0.0, 1 - used)
+    return min(total, step + round((step - first) * left / (used - before))) if used > before else total
 
 
 def _now(task: Task, tally: Tally, entry: Mapping[str, Any]) -> str:

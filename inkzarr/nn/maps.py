@@ -62,13 +62,13 @@ def halve(x: Tensor, *, flat: bool) -> Tensor:
         (N, C, Z/2, Y/2, X/2), flat (N, C, Z, Y/2, X/2).
     """
     factors = halves(flat=flat)
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if x.device.type != "cpu":
         return F.max_pool3d(x, factors)
     sizes = (size // factor for size, factor in zip(x.shape[2:], factors, strict=True))
-    out = torch.empty((*x.shape[:2], *sizes), memory_format=LAST)
-    for window, half in zip(_voxels(x), _voxels(out), strict=True):
-        _halve(window, half)
-    return out
+    out = torch.empty((*x.shape[:2], *sizes), dtype=torch.float32, device="cpu", memory_format=LAST)
+    for window, half in zip(_voxels(x.float()), _voxels(out), strict=True):
+        _halve(window, half, factors[0])
+    return out.to(x.dtype)
 
 
 def _voxels(x: Tensor) -> np.ndarray:
@@ -78,10 +78,10 @@ def _voxels(x: Tensor) -> np.ndarray:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _moments(x, means, variances):
-    """Row by row, so that squares are of small numbers."""
+    """Row by row, so that squares are of small numbers; what a row's mean was rounded by is made up for."""
     depth, height, width, channels = x.shape
     means[:], variances[:] = 0, 0
-    total, mean = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    total, mean, rest = np.empty((3, channels), np.float32)
     for z in range(depth):
         for y in range(height):
             total[:] = 0
@@ -90,15 +90,17 @@ def _moments(x, means, variances):
                     total[c] += x[z, y, i, c]
             for c in range(channels):
                 mean[c] = total[c] / np.float32(width)
-                total[c] = 0
+                total[c], rest[c] = 0, 0
             for i in range(width):
                 for c in range(channels):
                     off = x[z, y, i, c] - mean[c]
+                    rest[c] += off
                     total[c] += off * off
             for c in range(channels):
-                of_row = np.float64(mean[c])
+                by = np.float64(rest[c]) / width
+                of_row = mean[c] + by
                 means[c] += of_row
-                variances[c] += total[c] / width + of_row * of_row
+                variances[c] += total[c] / width - by * by + of_row * of_row
     for c in range(channels):
         means[c] /= depth * height
         variances[c] = variances[c] / (depth * height) - means[c] * means[c]
@@ -107,10 +109,10 @@ def _moments(x, means, variances):
 
 
 @njit(nogil=True, cache=True)
-def _halve(x, out):
+def _halve(x, out, planes):
     """Of the rows that become one, whichever is larger, then of every two voxels."""
     depth, height, width, channels = out.shape
-    planes, row = len(x) // depth, np.empty(2 * width * channels, np.float32)
+    row = np.empty(2 * width * channels, np.float32)
     pairs = row.reshape(width, 2, channels)
     for z in range(depth):
         for y in range(height):

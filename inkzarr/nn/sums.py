@@ -107,7 +107,7 @@ class Sums:
             planes = int(places[:, 0, 0].min()), int((places[:, 0, 0] + places[:, 2, 0]).max())
             last, pairs = len(values) - 1, range(0, len(values), 2)
             jobs = [(planes, *arrays, values[k], values[min(k + 1, last)], places[k : k + 2]) for k in pairs]
-            fine = all(map(all, on_threads(_add, jobs)))
+            fine = all(map(all, on_threads("sums", _add, jobs)))
         else:
             for part, box, one in zip(parts, boxes, probabilities, strict=True):
                 inside = part.within(box)
@@ -148,7 +148,7 @@ class Sums:
                 (*arrays, weight.numpy(), _starts(part.within(self.box)), _starts(part.within(block)))
                 for part, weight in zip(parts, weights, strict=True)
             ]
-            on_threads(_finish, jobs)
+            on_threads("sums", _finish, jobs)
         else:
             for part, weight in zip(parts, weights, strict=True):
                 ratio = self.part(part).to(torch.float32) / weight

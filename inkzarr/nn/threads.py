@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,28 +14,44 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@lru_cache(maxsize=1)
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="inkzarr-sums")
+@lru_cache(maxsize=4)
+def _threads(name: str, count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix=f"inkzarr-{name}")
 
 
-def on_threads(kernel: Callable[..., T], jobs: list[tuple[Any, ...]]) -> list[list[T]]:
+def on_threads(name: str, kernel: Callable[..., T], jobs: list[tuple[Any, ...]]) -> list[list[T]]:
     """Do jobs on every thread, each its share of each: ``kernel(n, count, *job)``, the n-th of `count`.
+
+    Parameters
+    ----------
+    name : str
+        Of the threads: what waits for a disk shares none with what computes.
+    kernel : callable
+        Does a share of a job.
+    jobs : list of tuple
+        Its other arguments.
 
     Returns
     -------
     list of list
-        What each thread's calls gave, in the order of the jobs.
+        What each thread's calls gave, in the order of the jobs. An error is raised once all threads are
+        through.
 
     Examples
     --------
     >>> def add(n, count, numbers):
     ...     return sum(numbers[n::count])
-    >>> sum(share for (share,) in on_threads(add, [(range(5),)]))
+    >>> sum(share for (share,) in on_threads("sums", add, [(range(5),)]))
     10
     """
+
+    def work(n: int) -> list[T]:
+        return [kernel(n, count, *job) for job in jobs]
+
     count = torch.get_num_threads()
-    return list(_threads(count).map(lambda n: [kernel(n, count, *job) for job in jobs], range(count)))
+    shares = [_threads(name, count).submit(work, n) for n in range(count)]
+    wait(shares)
+    return [share.result() for share in shares]
 
 
 def share(n: int, count: int, size: int) -> range:

@@ -122,6 +122,21 @@ def test_a_bar_in_a_terminal(monkeypatch):
     assert "[bold]said as it is[/bold]" in written
 
 
+def test_a_bar_of_a_run_that_ends_by_time_has_an_eta_and_an_end(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress("test", 10_000, unit="step") as shown:
+        (task,) = shown._bar._rich.tasks
+        for step in range(1, 8):
+            shown.advance(1)
+            shown.expect(100 + step % 3)
+        assert task.time_remaining is not None
+        shown.advance(1)
+        shown.expect(7)
+        shown.expect(8)
+    assert (task.completed, task.total) == (8, 8)
+
+
 def test_ticks_reach_their_own_thread_alone():
     heard = {}
 
@@ -220,6 +235,7 @@ def test_a_widget_in_a_notebook(monkeypatch, capsys):
         shown.note("loss 0.5")
         shown.advance(3)
     assert (made[0].n, made[0].total, made[0].desc) == (5, 5, "test, loss 0.5: ")
+    assert made[0].container.children[1].max == 5
     assert made[0].disable, "closed"
     assert "dashboard: none" in capsys.readouterr().err
 
