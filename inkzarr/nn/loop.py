@@ -208,7 +208,7 @@ def line(name: str, entry: Mapping[str, Any], epochs: int, left: float) -> str:
 
 
 def _expected(total: int, step: int, used: float, first: int, before: float) -> int:
-    """Steps in all, of a run that took those since `first` in the time from `before` to `used`, parts of its own.
+    """Steps in all; those from `first` on took the time from `before` to `used`, parts of the whole.
 
     Examples
     --------
