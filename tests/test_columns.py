@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,8 @@ def test_a_plan_foresees_what_a_run_does_that_is_taken_up(
         patch.setattr(_Task, "_write", stopping)
         with pytest.raises(KeyboardInterrupt):
             predict_volume(*given, settings)
+        for thread in [one for one in threading.enumerate() if one.name.startswith("block")]:
+            thread.join(60)  # the next block may have been begun
     foreseen = int(plan_predict(*given, settings).extra["windows"].split()[0])
     counted.update(windows=0)
     predict_volume(*given, settings)

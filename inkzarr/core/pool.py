@@ -7,7 +7,14 @@ import contextlib
 import threading
 import time
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    InvalidStateError,
+    ThreadPoolExecutor,
+    wait,
+)
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,14 +63,25 @@ class _Gate:
 
 class _Here(threading.local):
     gate: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    computed: Future[None] | None = None
 
 
 _here = _Here()
 
 
 def writing() -> contextlib.AbstractContextManager[None]:
-    """While a block is written; refused on a thread whose run is over, as another may write there now."""
+    """While a block, which is computed now, is written.
+
+    Refused on a thread whose run is over, as another may write there now.
+    """
+    _over(_here.computed)
     return _here.gate
+
+
+def _over(future: Future[None] | None) -> None:
+    if future is not None:
+        with contextlib.suppress(InvalidStateError):  # it was over before
+            future.set_result(None)
 
 
 class Pool(Protocol):
@@ -77,8 +95,15 @@ class Pool(Protocol):
     def report_to(self, progress: Progress) -> None:
         """Say where the work can be watched, and tell of it as it is done."""
 
-    def submit(self, task: Task, box: Box, lane: int | None = None) -> Any:  # noqa: ANN401
-        """Start one block, of a lane near the others of it; the future's `result` are its records."""
+    def submit(self, task: Task, box: Box, lane: int | None = None) -> tuple[Any, Any]:
+        """Start one block, of a lane near the others of it.
+
+        Returns
+        -------
+        written, computed
+            Futures: the first one's `result` are its records; once the second is over, the next block of its
+            lane may begin. They may be the same.
+        """
 
     def wait(self, pending: set[Any]) -> set[Any]:
         """Those of `pending` that are done, perhaps none after a moment."""
@@ -107,11 +132,12 @@ class Threads:
 
     columns = 1
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, lanes: bool = False) -> None:
         self.slots = slots
         self._gate = _Gate()
+        threads = 2 * slots if lanes else slots  # of lanes, as many blocks again are written
         self._pool = ThreadPoolExecutor(
-            slots, "block", initializer=setattr, initargs=(_here, "gate", self._gate)
+            threads, "block", initializer=setattr, initargs=(_here, "gate", self._gate)
         )
         self._progress: Progress | None = None
         self._ticks: dict[Box, int] = {}
@@ -120,16 +146,26 @@ class Threads:
         """Tell of the work as it is done."""
         self._progress = progress
 
-    def submit(self, task: Task, box: Box, lane: int | None = None) -> Future[list[BlockRecord]]:  # noqa: ARG002
-        """Start one block."""
-        return self._pool.submit(self._listen, task, box)
+    def submit(
+        self, task: Task, box: Box, lane: int | None = None
+    ) -> tuple[Future[list[BlockRecord]], Future[Any]]:
+        """Start one block; the next one of its lane may begin while it is written."""
+        if lane is None:
+            written = self._pool.submit(self._listen, task, box, None)
+            return written, written
+        computed: Future[None] = Future()
+        computed.set_running_or_notify_cancel()  # it is over when its block is, or is given up
+        written = self._pool.submit(self._listen, task, box, computed)
+        written.add_done_callback(lambda _: _over(computed))
+        return written, computed
 
-    def _listen(self, task: Task, box: Box) -> list[BlockRecord]:
+    def _listen(self, task: Task, box: Box, computed: Future[None] | None) -> list[BlockRecord]:
         def listener(done: int) -> None:
             self._ticks[box] = self._ticks.get(box, 0) + done
             if self._progress is not None:
                 self._progress.advance(done)
 
+        _here.computed = computed
         with listening(listener):
             return task(box)
 
@@ -145,11 +181,11 @@ class Threads:
         """Wait for what `call` started."""
         return future.result()
 
-    def wait(self, pending: set[Future[list[BlockRecord]]]) -> set[Future[list[BlockRecord]]]:
+    def wait(self, pending: set[Future[Any]]) -> set[Future[Any]]:
         """Those that are done, perhaps none after a moment."""
         return wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED).done
 
-    def cancel(self, pending: set[Future[list[BlockRecord]]]) -> None:
+    def cancel(self, pending: set[Future[Any]]) -> None:
         """Give up what has not begun, and wait for the others."""
         for future in pending:
             future.cancel()
@@ -188,14 +224,14 @@ class Cluster:
         """Say where the dashboard is."""
         progress.say(f"dashboard: {self._client.dashboard_link}")
 
-    def submit(self, task: Task, box: Box, lane: int | None = None) -> Any:  # noqa: ANN401
+    def submit(self, task: Task, box: Box, lane: int | None = None) -> tuple[Any, Any]:
         """Start one block; where it is of a lane, on that lane's worker unless another one is idle."""
         place: dict[str, Any] = {}
         if lane is not None and self._workers:
             place = {"workers": self._workers[lane % len(self._workers)], "allow_other_workers": True}
         future = self._client.submit(task, box, key=(self._run, *box.start), pure=False, **place)
         future.add_done_callback(self._done.put)
-        return future
+        return future, future
 
     def ticked(self, box: Box) -> int:  # noqa: ARG002
         """Units of work that a block told of while it ran."""
@@ -264,7 +300,11 @@ class Cluster:
 
 def open_pool(options: RunOptions, job: Job) -> Pool:
     """Threads, or a cluster where a scheduler is named."""
-    return Cluster(options, job) if options.scheduler else Threads(job.in_flight(options))
+    return (
+        Cluster(options, job)
+        if options.scheduler
+        else Threads(job.in_flight(options), lanes=job.columns is not None)
+    )
 
 
 def map_in_order(pool: Pool, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -195,45 +197,62 @@ def _run(
     pool: Pool, job: Job, task: _Task, todo: list[Box], ledgers: list[Ledger], options: RunOptions
 ) -> list[tuple[Box, Exception]]:
     """Keep blocks in flight until none is left; those that failed come back."""
-    failed: list[tuple[Box, Exception]] = []
     total = sum(job.work(job.inner(box)) for box in todo)
     progress = Progress(job.stage, total, unit=job.unit, json_lines=options.json_logs)
     pool.report_to(progress)
     lanes = _Lanes(job.chains(todo, pool.columns), pool.slots)
+    flight = _InFlight(pool, job, task, ledgers, lanes, progress)
     flushed = time.monotonic()
-
-    def submit(lane: int) -> None:
-        box = lanes.following(lane)
-        if box is not None:
-            future = pool.submit(task.narrowed(box), box, lane if job.columns is not None else None)
-            pending[future] = box, lane
-
-    pending: dict[Any, tuple[Box, int]] = {}
     try:
         with progress:
             for lane in range(pool.slots):
-                submit(lane)
-            while pending:
+                flight.submit(lane)
+            while flight.pending:
                 require_held()
-                for future in pool.wait(set(pending)):
-                    box, lane = pending.pop(future)
-                    try:
-                        for ledger, record in zip(ledgers, pool.result(future), strict=True):
-                            ledger.add(record)
-                    except InputError:
-                        pool.cancel(set(pending))
-                        raise
-                    except Exception as error:  # noqa: BLE001 - a failed block must not stop the others
-                        progress.say(f"block {box} failed: {_in_a_line(error)}")
-                        failed.append((box, error))
-                    progress.advance(job.work(job.inner(box)) - pool.ticked(box))
-                    submit(lane)
+                for future in pool.wait(set(flight.pending)):
+                    for go_on in flight.pending.pop(future):
+                        go_on()
                 if time.monotonic() - flushed > FLUSH_EVERY_S:
                     _flush(ledgers)
                     flushed = time.monotonic()
     finally:
         _flush(ledgers)
-    return failed
+    return flight.failed
+
+
+@dataclass
+class _InFlight:
+    """Blocks under way: what goes on once one is computed, and once it is written."""
+
+    pool: Pool
+    job: Job
+    task: _Task
+    ledgers: list[Ledger]
+    lanes: _Lanes
+    progress: Progress
+    failed: list[tuple[Box, Exception]] = field(default_factory=list)
+    pending: defaultdict[Any, list[Callable[[], None]]] = field(default_factory=partial(defaultdict, list))
+
+    def submit(self, lane: int) -> None:
+        """Start the next block of a lane, if there is one."""
+        box = self.lanes.following(lane)
+        if box is not None:
+            place = lane if self.job.columns is not None else None
+            written, computed = self.pool.submit(self.task.narrowed(box), box, place)
+            self.pending[written].append(partial(self._take, written, box))
+            self.pending[computed].append(partial(self.submit, lane))
+
+    def _take(self, written: Any, box: Box) -> None:  # noqa: ANN401
+        try:
+            for ledger, record in zip(self.ledgers, self.pool.result(written), strict=True):
+                ledger.add(record)
+        except InputError:
+            self.pool.cancel(set(self.pending))
+            raise
+        except Exception as error:  # noqa: BLE001 - a failed block must not stop the others
+            self.progress.say(f"block {box} failed: {_in_a_line(error)}")
+            self.failed.append((box, error))
+        self.progress.advance(self.job.work(self.job.inner(box)) - self.pool.ticked(box))
 
 
 class _Lanes:

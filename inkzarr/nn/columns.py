@@ -210,7 +210,10 @@ class Columns:
         return self.run.engine.batch * self.run.engine.window_bytes(self.run.windows.window)
 
     def block_bytes(self, block: Zyx) -> int:
-        """Memory of a block: its sums and those it leaves, what it reads, twice, and its result, twice."""
+        """Memory of a block: its sums and those it leaves, what it reads, twice, and two results, twice.
+
+        The second one is the block before, which is being written.
+        """
         low, high = zip(*self.run.windows.halos(block), strict=True)
 
         def volume(*more: tuple[int, ...]) -> int:
@@ -218,7 +221,7 @@ class Columns:
 
         seen = volume(low, high)
         read = max(seen, cells_of(self.run.stored).cell.volume)
-        return 4 * volume(high) + (seen + read) * self.run.stored.dtype.itemsize + 2 * volume()
+        return 4 * volume(high) + (seen + read) * self.run.stored.dtype.itemsize + 4 * volume()
 
     @property
     def set_aside(self) -> int:

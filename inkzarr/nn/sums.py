@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from inkzarr.core.blending import Blend, window_weights
 from inkzarr.core.errors import InputError
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 PATTERNS = 64
 """Sums of weights that are kept."""
 MOST_UNITS = 2**31 - 1
+AHEAD = 6
+"""Rows of sums that memory is asked for before their turn: short, far apart, no processor foresees them."""
+LINE = 16
+"""Sums in a line of the processor's cache."""
 
 
 def zeros(shape: tuple[int, ...], dtype: type[np.generic], device: torch.device) -> Tensor:
@@ -205,6 +211,30 @@ def _starts(slices: tuple[slice, ...]) -> tuple[int, ...]:
     return tuple(one.start for one in slices)
 
 
+@intrinsic
+def prefetch(context, array, place):
+    """Ask memory for the line that holds an element, which is to be written; it may lie past the end."""
+
+    def build(context, builder, signature, values):
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        ask = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        line = builder.bitcast(builder.gep(data, [values[1]]), byte)
+        builder.call(ask, [line, number(1), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, place), build
+
+
+@njit(nogil=True, cache=True)
+def _ask(sums, z, y, x, width):
+    """Ask for the sums of a row to come."""
+    at = ((z * sums.shape[1]) + y + AHEAD) * sums.shape[2] + x
+    for i in range(0, width, LINE):
+        prefetch(sums, at + i)
+
+
 @njit(nogil=True, cache=True)
 def _add(n, count, planes, sums, weights, first, second, places):
     """Add the n-th of `count` shares of one or two windows; whether they hold numbers alone.
@@ -221,6 +251,7 @@ def _add(n, count, planes, sums, weights, first, second, places):
                 continue
             values = first if k == 0 else second
             for y in range(shape[1]):
+                _ask(sums, plane, to[1] + y, to[2], shape[2])
                 total = sums[plane, to[1] + y, to[2] : to[2] + shape[2]]
                 value = values[of[0] + z, of[1] + y, of[2] : of[2] + shape[2]]
                 weight = weights[of[0] + z, of[1] + y, of[2] : of[2] + shape[2]]
@@ -236,6 +267,7 @@ def _finish(n, count, sums, out, weights, at, to):
     scale, half, depth = np.float32(255), np.float32(0.5), weights.shape[0]
     for z in range(depth * n // count, depth * (n + 1) // count):
         for y in range(weights.shape[1]):
+            _ask(sums, at[0] + z, at[1] + y, at[2], weights.shape[2])
             total = sums[at[0] + z, at[1] + y, at[2] : at[2] + weights.shape[2]]
             result = out[to[0] + z, to[1] + y, to[2] : to[2] + weights.shape[2]]
             for x in range(weights.shape[2]):
