@@ -88,7 +88,7 @@ class Pool(Protocol):
     """Keeps tasks in flight; futures are whatever the pool's library has."""
 
     slots: int
-    """Blocks in flight."""
+    """Blocks in flight; of lanes those that are computed, and as many may be written."""
     columns: int
     """Columns of blocks that there must be, so that all machines have work."""
 

@@ -10,14 +10,11 @@ A killed run, started again, takes up where it stopped. Memory is that of the bl
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -36,6 +33,7 @@ from inkzarr.core.target import agreeing_ledgers, held, open_target, refuse_fore
 if TYPE_CHECKING:
     import zarr
 
+T = TypeVar("T")
 BlockFunction = Callable[[Box], np.ndarray | Computed]
 """From a block's box to its voxels. One with a method ``narrowed(box)`` says what of it a task needs
 that computes that block alone: this is what travels to a worker. Its ``over()``, where it has one, is called
@@ -156,20 +154,14 @@ class _Task:
         return box if self.region is None else box.clip(self.region)
 
     def __call__(self, box: Box) -> list[BlockRecord]:
-        for attempt in itertools.count():
-            try:
-                return self._once(box)
-            except InputError:
-                raise
-            except Exception:
-                if attempt == RETRIES:
-                    raise
-                time.sleep(FIRST_WAIT_S * 2**attempt)
-        raise AssertionError  # pragma: no cover
+        done = _tried(lambda: self._computed(box))
+        return _tried(lambda: self._written(box, done))
 
-    def _once(self, box: Box) -> list[BlockRecord]:
+    def _computed(self, box: Box) -> Computed:
         found = self.compute(self._inner(box))
-        done = found if isinstance(found, Computed) else Computed((found,))
+        return found if isinstance(found, Computed) else Computed((found,))
+
+    def _written(self, box: Box, done: Computed) -> list[BlockRecord]:
         tallies = (done.tally, *({} for _ in self.arrays[1:]))
         parts = zip(self.arrays, done.arrays, tallies, strict=True)
         with writing():
@@ -193,6 +185,18 @@ class _Task:
         return BlockRecord.of(box, voxels, Zyx(*array.chunks), tally)
 
 
+def _tried(once: Callable[[], T]) -> T:
+    """What a call gives, which is made again where it fails for another reason than its input."""
+    for attempt in range(RETRIES):
+        try:
+            return once()
+        except InputError:
+            raise
+        except Exception:  # noqa: BLE001 - the last try raises it
+            time.sleep(FIRST_WAIT_S * 2**attempt)
+    return once()
+
+
 def _run(
     pool: Pool, job: Job, task: _Task, todo: list[Box], ledgers: list[Ledger], options: RunOptions
 ) -> list[tuple[Box, Exception]]:
@@ -209,9 +213,7 @@ def _run(
                 flight.submit(lane)
             while flight.pending:
                 require_held()
-                for future in pool.wait(set(flight.pending)):
-                    for go_on in flight.pending.pop(future):
-                        go_on()
+                flight.go_on()
                 if time.monotonic() - flushed > FLUSH_EVERY_S:
                     _flush(ledgers)
                     flushed = time.monotonic()
@@ -222,7 +224,7 @@ def _run(
 
 @dataclass
 class _InFlight:
-    """Blocks under way: what goes on once one is computed, and once it is written."""
+    """Blocks under way, by the future that ends once they are written, and lanes, by that of their last one."""
 
     pool: Pool
     job: Job
@@ -230,8 +232,13 @@ class _InFlight:
     ledgers: list[Ledger]
     lanes: _Lanes
     progress: Progress
+    written: dict[Any, Box] = field(default_factory=dict)
+    computed: dict[Any, int] = field(default_factory=dict)
     failed: list[tuple[Box, Exception]] = field(default_factory=list)
-    pending: defaultdict[Any, list[Callable[[], None]]] = field(default_factory=partial(defaultdict, list))
+
+    @property
+    def pending(self) -> set[Any]:
+        return {*self.written, *self.computed}
 
     def submit(self, lane: int) -> None:
         """Start the next block of a lane, if there is one."""
@@ -239,20 +246,33 @@ class _InFlight:
         if box is not None:
             place = lane if self.job.columns is not None else None
             written, computed = self.pool.submit(self.task.narrowed(box), box, place)
-            self.pending[written].append(partial(self._take, written, box))
-            self.pending[computed].append(partial(self.submit, lane))
+            self.written[written], self.computed[computed] = box, lane
+
+    def go_on(self) -> None:
+        """Wait for some, enter what is written, then start the next blocks of their lanes."""
+        over = self.pool.wait(self.pending)
+        for future in over & self.written.keys():
+            self._take(future, self.written.pop(future))
+        for future in over & self.computed.keys():
+            self.submit(self.computed.pop(future))
 
     def _take(self, written: Any, box: Box) -> None:  # noqa: ANN401
         try:
-            for ledger, record in zip(self.ledgers, self.pool.result(written), strict=True):
-                ledger.add(record)
+            self._enter(self.pool.result(written))
         except InputError:
-            self.pool.cancel(set(self.pending))
+            self.pool.cancel(self.pending)
+            for other in self.written:
+                if other.done() and not other.cancelled() and other.exception() is None:
+                    self._enter(other.result())
             raise
         except Exception as error:  # noqa: BLE001 - a failed block must not stop the others
             self.progress.say(f"block {box} failed: {_in_a_line(error)}")
             self.failed.append((box, error))
         self.progress.advance(self.job.work(self.job.inner(box)) - self.pool.ticked(box))
+
+    def _enter(self, records: list[BlockRecord]) -> None:
+        for ledger, record in zip(self.ledgers, records, strict=True):
+            ledger.add(record)
 
 
 class _Lanes:
