@@ -224,7 +224,7 @@ def _run(
 
 @dataclass
 class _InFlight:
-    """Blocks under way, by the future that ends once they are written, and lanes, by that of their last one."""
+    """Blocks under way, by the future that ends once they are written; lanes, by that of their last block."""
 
     pool: Pool
     job: Job
