@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 import inkzarr.nn.sums
 from inkzarr.core.blending import window_weights
-from inkzarr.core.errors import DiskError
 from inkzarr.core.geometry import Box, Windows, Zyx
 from inkzarr.core.job import Job, RunOptions
 from inkzarr.core.pool import Threads
@@ -23,7 +22,7 @@ from inkzarr.core.schema import VolumeSpec
 from inkzarr.core.store import open_volume
 from inkzarr.core.volume import StoredVolume
 from inkzarr.nn import blocks, columns
-from inkzarr.nn.aside import IDLE_COLUMNS, Aside, Column, Part, Shelf
+from inkzarr.nn.aside import IDLE_COLUMNS, Aside, Column, Shelf
 from inkzarr.nn.engine import Engine
 from inkzarr.nn.sums import Sums
 from inkzarr.predict import PredictSettings, plan_predict, predict, predict_volume
@@ -204,25 +203,6 @@ def test_workers_of_a_cluster_forget_a_run_that_is_over(scan, checkpoint, tmp_pa
     assert list(left.values()) == [0]
 
 
-@pytest.mark.parametrize("in_file", [True, False])
-@given(st.data())
-def test_a_shelf_gives_back_what_was_put_there(in_file, data):
-    shelf, held = Shelf(in_file=in_file), {}
-    for number in range(data.draw(st.integers(1, 12))):
-        if held and data.draw(st.booleans()):
-            key = data.draw(st.sampled_from(sorted(held)))
-            place, array = held.pop(key)
-            start = data.draw(st.integers(0, len(array) - 1))
-            np.testing.assert_array_equal(shelf.planes(place, start, len(array)), array[start:])
-            shelf.drop(place)
-        shape = data.draw(st.tuples(*[st.integers(1, 4)] * 3))
-        array = np.random.default_rng(number).integers(0, 99, shape, np.int32)
-        held[number] = shelf.put(np.moveaxis(array, 0, 2)), np.moveaxis(array, 0, 2).copy()
-        array[:] = 0
-    for place, array in held.values():
-        np.testing.assert_array_equal(shelf.planes(place, 0, len(array)), array)
-
-
 def test_a_full_temporary_folder_costs_time_and_no_voxel(
     scan, checkpoint, tmp_path, counted, monkeypatch, caplog
 ):
@@ -261,12 +241,6 @@ def test_what_cannot_be_read_back_costs_time_and_no_voxel(
     assert files(tmp_path / "failed") == files(tmp_path / "read")
     (told,) = (record.message for record in caplog.records)
     assert "cannot be read back (" in told
-
-
-def test_no_temporary_folder_is_told(monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
-    with pytest.raises(DiskError, match=r"no temporary file can be made .*: set TMPDIR"):
-        Shelf(in_file=True)
 
 
 @given(
@@ -323,38 +297,6 @@ def test_threads_that_add_windows_share_no_plane(indices, threads):
     for index in indices:
         whole.add([Zyx(*index)], [torch.ones(8, 8, 8)])
     assert torch.equal(sums.part(sums.box), whole.part(sums.box))
-
-
-slabs = st.tuples(st.integers(0, 18), st.integers(1, 20)).map(
-    lambda ends: Box(Zyx(ends[0], 0, 0), Zyx(max(ends[0] + 1, ends[1]), 3, 3))
-)
-
-
-@given(st.lists(slabs, max_size=4), st.integers(1, 5))
-def test_threads_that_take_up_sums_share_no_plane(parts, threads):
-    windows = Windows(Zyx(20, 3, 3), Zyx(2, 2, 2), Zyx(1, 1, 1))
-    sums = Sums(Box.whole(windows.shape), windows, "constant", torch.device("cpu"))
-    column = Column(in_file=True)
-    wanted = np.zeros(sums.box.shape, np.int32)
-    for number, box in enumerate(parts):
-        values = np.full(box.shape, 10**number, np.int32)
-        wanted[box.slices] += values
-        told = frozenset({number})
-        column.leave(sums.box.start, Part(box, column.shelf.put(values), told, told))
-    planes = []
-
-    def one_by_one(name, kernel, jobs):
-        for n in range(threads):
-            before = sums.part(sums.box).clone()
-            assert all(kernel(n, threads, *job) for job in jobs)
-            planes.append({int(z) for z in (sums.part(sums.box) != before).any(2).any(1).nonzero()})
-        return [[True]]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "on_threads", one_by_one)
-        assert blocks._take(column, sums.box, sums) == set(range(len(parts)))
-    assert sum(map(len, planes)) == len(set().union(*planes))
-    np.testing.assert_array_equal(sums.part(sums.box).numpy(), wanted)
 
 
 def test_chains_are_columns_cut_where_there_are_too_few():

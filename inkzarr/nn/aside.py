@@ -28,12 +28,15 @@ from inkzarr.nn.threads import on_threads, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import FileIO
 
     from numpy.typing import DTypeLike
 
     from inkzarr.core.geometry import Box, Zyx
 
 log = logging.getLogger(__name__)
+_seeking = threading.Lock()
+"""Where a file has but one place at a time, as on Windows."""
 
 THREADS = "aside"
 """Those that write and read what is set aside."""
@@ -118,7 +121,7 @@ class Shelf:
             self._end = max(self._end, offset + room)
         place = Place(offset, room, array.shape, array.dtype)
         try:
-            on_threads(THREADS, _write, [(self._file.fileno(), offset, array)])
+            on_threads(THREADS, _write, [(self._file, offset, array)])
         except OSError as error:
             self.drop(place)
             what = f"{size(array.nbytes)} cannot be set aside in {tempfile.gettempdir()} ({error.strerror})"
@@ -138,7 +141,7 @@ class Shelf:
             return place[start:stop]
         found = np.empty((stop - start, *place.shape[1:]), place.dtype)
         try:
-            _read(self._file.fileno(), place.offset + start * found[0].nbytes, found)
+            _read(self._file, place.offset + start * found[0].nbytes, found)
         except OSError as error:
             what = f"what was set aside in {tempfile.gettempdir()} cannot be read back ({error.strerror})"
             self._warn(what, "set TMPDIR to another folder")
@@ -155,21 +158,37 @@ class Shelf:
                     bisect.insort(self._free, (place.room, place.offset))
 
 
-def _write(n: int, count: int, file: int, offset: int, array: np.ndarray) -> None:
+def _write(n: int, count: int, file: FileIO, offset: int, array: np.ndarray) -> None:
     """The n-th of `count` shares of an array, plane by plane, as most are parts of a larger one."""
     for z in share(n, count, len(array)):
         at, rest = offset + z * array[z].nbytes, np.ascontiguousarray(array[z]).data.cast("B")
         while rest:
-            written = os.pwrite(file, rest, at)
+            written = _write_at(file, rest, at)
             at, rest = at + written, rest[written:]
 
 
-def _read(file: int, offset: int, array: np.ndarray) -> None:
+def _read(file: FileIO, offset: int, array: np.ndarray) -> None:
     rest = array.data.cast("B")
     while rest:
-        if not (found := os.preadv(file, [rest], offset)):
+        if not (found := _read_at(file, rest, offset)):
             raise OSError(errno.EIO, "its file was cut short")
         offset, rest = offset + found, rest[found:]
+
+
+def _write_at(file: FileIO, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(file.fileno(), data, offset)
+    with _seeking:
+        file.seek(offset)
+        return file.write(data)
+
+
+def _read_at(file: FileIO, data: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [data], offset)
+    with _seeking:
+        file.seek(offset)
+        return file.readinto(data)
 
 
 class Part(NamedTuple):
