@@ -1,7 +1,7 @@
-"""What feeding a network costs beside the network: windows a second of the loader, and of training steps.
+"""What feeding a network costs beside the network: of the loader and of resampling, milliseconds a window.
 
-``python -m benchmarks.train [--quick]``. On a CPU the loader runs in the process that trains; its windows a
-second are compared with those that forward and backward consume. Memory is the process's peak while reading.
+``python -m benchmarks.train [--quick]``. On a CPU the loader runs in the process that trains; it is
+compared with the forward pass alone, which a step takes and more. Memory is the process's peak while reading.
 """
 
 import tempfile

@@ -33,7 +33,7 @@ def home(tmp_path_factory):
     return make(tmp_path_factory.mktemp("data"))
 
 
-def test_four_boxes_of_half_to_a_thirteenth_less_are_hidden():
+def test_four_boxes_of_half_the_window_or_more_are_hidden():
     rng, share = np.random.default_rng(0), []
     for _ in range(200):
         hidden = masks(rng, (16, 32, 32))
