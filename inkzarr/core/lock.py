@@ -12,6 +12,7 @@ process is gone from this machine; elsewhere, where its beat stood still while i
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import socket
@@ -288,6 +289,8 @@ def locked(folder: str, *, name: str = LOCK, storage_options: dict[str, Any] | N
         except DiskError as error:
             msg = f"{folder} cannot be written: choose a folder that can ({error})"
             raise InputError(msg) from error
+        if not is_remote(folder):
+            _sweep(Path(place), name)
         yield lock
     finally:
         try:
@@ -311,6 +314,12 @@ def _remove_empty(folders: list[Path]) -> None:
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Remove what runs left that were killed while they wrote this lock, under the names that zarr gives."""
+    for stray in folder.glob(f"{glob.escape(Path(name).stem)}.{'[0-9a-f]' * 32}.partial"):
+        stray.unlink(missing_ok=True)
 
 
 def _machine() -> str:

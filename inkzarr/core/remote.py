@@ -185,7 +185,8 @@ class CarefulStore(WrapperStore["Store"]):
 
     async def _create(self, key: str, value: Buffer) -> None:
         if not isinstance(self._store, FsspecStore):
-            await self._store.set_if_not_exists(key, value)
+            with contextlib.suppress(FileNotFoundError):  # swept, half written, by a run that has the lock
+                await self._store.set_if_not_exists(key, value)
             return
         path = f"{self._store.path}/{key}".lstrip("/")
         try:

@@ -89,6 +89,47 @@ def test_the_number_of_a_dead_process_given_again(tmp_path):
         assert read(tmp_path)["pid"] == os.getpid()
 
 
+KILLED = """
+import os, signal, sys
+from inkzarr.core.lock import locked
+link = os.link
+def killed(source, target):
+    if sys.argv[3] == "late":
+        link(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.link = killed
+with locked(sys.argv[1], name=sys.argv[2]):
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", [LOCK, ".letters[1].parquet.lock"])
+@pytest.mark.parametrize("moment", ["early", "late"])
+def test_half_a_lock_of_a_killed_run_goes(tmp_path, name, moment):
+    others = {f".letters[1].parquet.{'a' * 31}.partial", f".letters1.parquet.{'a' * 32}.partial"}
+    for other in others:
+        (tmp_path / other).touch()
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path, name, moment], check=False)
+    assert len(list(tmp_path.iterdir())) == len(others) + 1 + (moment == "late")
+    with locked(str(tmp_path), name=name):
+        assert {path.name for path in tmp_path.iterdir()} == {*others, name}
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_a_lock_whose_half_another_run_swept_is_written_again(other, tmp_path, monkeypatch):
+    def swept(source, _target):
+        monkeypatch.undo()
+        source.unlink()
+        raise FileNotFoundError(source)
+
+    monkeypatch.setattr(os, "link", swept)
+    with pytest.raises(InputError, match=f"another run, process {other.pid}"), locked(f"{tmp_path}/out"):
+        pass
+    monkeypatch.setattr(os, "link", swept)
+    with locked(f"{tmp_path}/free"):
+        assert read(tmp_path / "free")["pid"] == os.getpid()
+
+
 def test_a_zombie_is_dead():
     with subprocess.Popen(["true"]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
