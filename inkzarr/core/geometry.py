@@ -129,12 +129,17 @@ class Box:
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """For indexing an array of the whole volume."""
-        z, y, x = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
-        return z, y, x
+        (a, b, c), (z, y, x) = self.start, self.stop
+        return slice(a, z), slice(b, y), slice(c, x)
 
     def within(self, outer: Box) -> tuple[slice, slice, slice]:
         """For indexing an array that holds `outer` only."""
         return self.shift(outer.start, sign=-1).slices
+
+    def from_start(self, outer: Box) -> Zyx:
+        """Where it begins in `outer`."""
+        (a, b, c), (z, y, x) = self.start, outer.start
+        return Zyx(a - z, b - y, c - x)
 
     def __contains__(self, place: Zyx) -> bool:
         """Whether a voxel (cell, window) lies inside."""
@@ -147,8 +152,9 @@ class Box:
 
     def shift(self, by: Zyx, *, sign: int = 1) -> Box:
         """The same box moved by `by` (or back, with ``sign=-1``)."""
-        start = Zyx(*(a + sign * d for a, d in zip(self.start, by, strict=True)))
-        stop = Zyx(*(b + sign * d for b, d in zip(self.stop, by, strict=True)))
+        start, stop = (
+            Zyx(z + sign * by[0], y + sign * by[1], x + sign * by[2]) for z, y, x in (self.start, self.stop)
+        )
         return Box(start, stop)
 
     def clip(self, other: Box) -> Box:
@@ -189,9 +195,10 @@ class Grid:
 
     def box(self, index: Zyx) -> Box:
         """The voxels of cell `index`, clipped to the volume."""
-        start = Zyx(*(i * c for i, c in zip(index, self.cell, strict=True)))
-        stop = Zyx(*(min(a + c, n) for a, c, n in zip(start, self.cell, self.shape, strict=True)))
-        return Box(start, stop)
+        z, y, x = (i * c for i, c in zip(index, self.cell, strict=True))
+        cell, end = self.cell, self.shape
+        stop = Zyx(min(z + cell.z, end.z), min(y + cell.y, end.y), min(x + cell.x, end.x))
+        return Box(Zyx(z, y, x), stop)
 
     def indices(self, region: Box | None = None) -> Iterator[Zyx]:
         """The cells that touch `region` (default: all), in C order."""

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from inkzarr.core.progress import tick
+from inkzarr.nn.sums import TOGETHER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,10 +78,15 @@ def predict_block(
     with engine.lock, torch.inference_mode():
         run = [index for index in todo if not _is_air(voxels[_held(windows.box(index), box)], air)]
         tick(len(todo) - len(run))
+        done: list[Zyx] = []
+        found: list[Tensor] = []
         while run:
             batch, run = run[: engine.batch], run[engine.batch :]
             cut = [_cut(on_device, windows.box(index), box) for index in batch]
-            sums.add(batch, engine.probabilities(cut, voxels.dtype))
+            done, found = done + batch, found + engine.probabilities(cut, voxels.dtype)
+            if len(done) >= TOGETHER or not run:
+                sums.add(done, found)
+                done, found = [], []
             tick(len(batch))
         engine.release()
         result = engine.download(sums.finish(block))

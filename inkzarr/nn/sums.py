@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 PATTERNS = 64
 """Sums of weights that are kept."""
 MOST_UNITS = 2**31 - 1
+TOGETHER = 4
+"""Windows that are added at once: neighbours share sums, which then come from memory once."""
 AHEAD = 6
 """Rows of sums that memory is asked for before their turn: short, far apart, no processor foresees them."""
 LINE = 16
@@ -106,13 +108,15 @@ class Sums:
             arrays = self._values.numpy(), self._weights.numpy()
             places = np.array(
                 [
-                    (_starts(part.within(self.box)), _starts(part.within(box)), part.shape)
+                    (part.from_start(self.box), part.from_start(box), part.shape)
                     for part, box in zip(parts, boxes, strict=True)
                 ]
             )
             planes = int(places[:, 0, 0].min()), int((places[:, 0, 0] + places[:, 2, 0]).max())
-            last, pairs = len(values) - 1, range(0, len(values), 2)
-            jobs = [(planes, *arrays, values[k], values[min(k + 1, last)], places[k : k + 2]) for k in pairs]
+            jobs = [
+                (planes, *arrays, _tuple_of(values[k : k + TOGETHER]), places[k : k + TOGETHER])
+                for k in range(0, len(values), TOGETHER)
+            ]
             fine = all(map(all, on_threads("sums", _add, jobs)))
         else:
             for part, box, one in zip(parts, boxes, probabilities, strict=True):
@@ -142,22 +146,18 @@ class Sums:
     def finish(self, block: Box) -> Tensor:
         """A block that lies inside: uint8, round(255 * probability), 0 where no window was run."""
         out = zeros(block.shape, np.uint8, self._device)
-        cells = list(self._grid.indices(block))
-        parts = [self._grid.box(cell).clip(block) for cell in cells]
-        weights = [
-            self._weights_over(cell)[part.within(self._grid.box(cell))]
-            for cell, part in zip(cells, parts, strict=True)
-        ]
+        cells = [(self._grid.box(cell), self._weights_over(cell)) for cell in self._grid.indices(block)]
+        parts = [(cell.clip(block), cell, weights) for cell, weights in cells]
         if self._device.type == "cpu":
-            arrays = self._values.numpy(), out.numpy()
+            sums, result = self._values.numpy(), out.numpy()
             jobs = [
-                (*arrays, weight.numpy(), _starts(part.within(self.box)), _starts(part.within(block)))
-                for part, weight in zip(parts, weights, strict=True)
+                (sums, result, weights.numpy(), part.shape, *map(part.from_start, (self.box, block, cell)))
+                for part, cell, weights in parts
             ]
             on_threads("sums", _finish, jobs)
         else:
-            for part, weight in zip(parts, weights, strict=True):
-                ratio = self.part(part).to(torch.float32) / weight
+            for part, cell, weights in parts:
+                ratio = self.part(part).to(torch.float32) / weights[part.within(cell)]
                 out[part.within(block)] = ratio.mul_(255).add_(0.5).to(torch.uint8)
         return out
 
@@ -207,8 +207,9 @@ def _sum_of_weights(
     return torch.from_numpy(total).to(device)
 
 
-def _starts(slices: tuple[slice, ...]) -> tuple[int, ...]:
-    return tuple(one.start for one in slices)
+def _tuple_of(windows: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """`TOGETHER` of them, the last one again where there are fewer: one kind of tuple is compiled."""
+    return (*windows, *windows[-1:] * (TOGETHER - len(windows)))
 
 
 @intrinsic
@@ -236,8 +237,8 @@ def _ask(sums, z, y, x, width):
 
 
 @njit(nogil=True, cache=True)
-def _add(n, count, planes, sums, weights, first, second, places):
-    """Add the n-th of `count` shares of one or two windows; whether they hold numbers alone.
+def _add(n, count, planes, sums, weights, windows, places):
+    """Add the n-th of `count` shares of some windows; whether they hold numbers alone.
 
     A share is planes of the sums, the same ones for all windows of a call, as no other thread may add there.
     Plane by plane, since neighbours share planes, which are then still in the processor's cache.
@@ -249,7 +250,7 @@ def _add(n, count, planes, sums, weights, first, second, places):
             z = plane - to[0]
             if z < 0 or z >= shape[0]:
                 continue
-            values = first if k == 0 else second
+            values = windows[k]
             for y in range(shape[1]):
                 _ask(sums, plane, to[1] + y, to[2], shape[2])
                 total = sums[plane, to[1] + y, to[2] : to[2] + shape[2]]
@@ -262,15 +263,16 @@ def _add(n, count, planes, sums, weights, first, second, places):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _finish(n, count, sums, out, weights, at, to):
+def _finish(n, count, sums, out, weights, shape, at, to, of):
     """The n-th of `count` shares of a cell: out is 255 * sums / weights, rounded half up; sums are 0 then."""
-    scale, half, depth = np.float32(255), np.float32(0.5), weights.shape[0]
+    scale, half, (depth, height, width) = np.float32(255), np.float32(0.5), shape
     for z in range(depth * n // count, depth * (n + 1) // count):
-        for y in range(weights.shape[1]):
-            _ask(sums, at[0] + z, at[1] + y, at[2], weights.shape[2])
-            total = sums[at[0] + z, at[1] + y, at[2] : at[2] + weights.shape[2]]
-            result = out[to[0] + z, to[1] + y, to[2] : to[2] + weights.shape[2]]
-            for x in range(weights.shape[2]):
-                result[x] = np.uint8(np.float32(total[x]) / weights[z, y, x] * scale + half)
+        for y in range(height):
+            _ask(sums, at[0] + z, at[1] + y, at[2], width)
+            total = sums[at[0] + z, at[1] + y, at[2] : at[2] + width]
+            weight = weights[of[0] + z, of[1] + y, of[2] : of[2] + width]
+            result = out[to[0] + z, to[1] + y, to[2] : to[2] + width]
+            for x in range(width):
+                result[x] = np.uint8(np.float32(total[x]) / weight[x] * scale + half)
                 total[x] = 0
     return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,19 +13,23 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SHARES = 2
+"""A thread: the first one that is through takes the next, as other work slows some."""
+BESIDE = 16
 
-@lru_cache(maxsize=4)
+
+@lru_cache(maxsize=16)
 def _threads(name: str, count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix=f"inkzarr-{name}")
 
 
 def on_threads(name: str, kernel: Callable[..., T], jobs: list[tuple[Any, ...]]) -> list[list[T]]:
-    """Do jobs on every thread, each its share of each: ``kernel(n, count, *job)``, the n-th of `count`.
+    """Do jobs on this thread and others: ``kernel(n, count, *job)`` does the n-th of `count` shares of each.
 
     Parameters
     ----------
     name : str
-        Of the threads: what waits for a disk shares none with what computes.
+        Of the other threads: what waits for a disk shares none with what computes.
     kernel : callable
         Does a share of a job.
     jobs : list of tuple
@@ -34,7 +38,7 @@ def on_threads(name: str, kernel: Callable[..., T], jobs: list[tuple[Any, ...]])
     Returns
     -------
     list of list
-        What each thread's calls gave, in the order of the jobs. An error is raised once all threads are
+        What each share's calls gave, in the order of the jobs. An error is raised once all threads are
         through.
 
     Examples
@@ -44,14 +48,29 @@ def on_threads(name: str, kernel: Callable[..., T], jobs: list[tuple[Any, ...]])
     >>> sum(share for (share,) in on_threads("sums", add, [(range(5),)]))
     10
     """
+    threads = torch.get_num_threads()
+    count = threads if threads == 1 else SHARES * threads
+    left = iter(range(count))
+    found: list[list[T]] = [[] for _ in range(count)]
 
-    def work(n: int) -> list[T]:
-        return [kernel(n, count, *job) for job in jobs]
+    def work() -> None:
+        for n in left:
+            found[n] = [kernel(n, count, *job) for job in jobs]
 
-    count = torch.get_num_threads()
-    shares = [_threads(name, count).submit(work, n) for n in range(count)]
-    wait(shares)
-    return [share.result() for share in shares]
+    others = [_threads(name, threads).submit(work) for _ in range(1, threads)]
+    try:
+        work()
+    finally:
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    for other in begun:
+        other.result()
+    return found
+
+
+def beside(work: Callable[[], T]) -> Future[T]:
+    """Do something on a thread of its own, of which there are 16."""
+    return _threads("beside", BESIDE).submit(work)
 
 
 def share(n: int, count: int, size: int) -> range:

@@ -1,12 +1,13 @@
-"""Every thread does its share of each job, and all are through when the first error is raised."""
+"""Threads do shares of jobs as they come to them, and all are through when the first error is raised."""
 
+import threading
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inkzarr.nn.threads import on_threads, share
+from inkzarr.nn.threads import _threads, on_threads, share
 
 
 @pytest.fixture
@@ -20,17 +21,47 @@ def test_an_error_is_raised_once_all_are_through(three_threads):
     def work(n, count, job):
         if n == 0:
             raise OSError(job)
-        time.sleep(0.05 * n)
+        time.sleep(0.02 * n)
         done.append(n)
 
     with pytest.raises(OSError, match="full"):
         on_threads("test", work, [("full",)])
-    assert done == [1, 2]
+    assert sorted(done) == [1, 2, 3, 4, 5]
 
 
 def test_shares_come_in_order(three_threads):
     found = on_threads("test", lambda n, count, job: (n, count, job), [("a",), ("b",)])
-    assert found == [[(n, 3, "a"), (n, 3, "b")] for n in range(3)]
+    assert found == [[(n, 6, "a"), (n, 6, "b")] for n in range(6)]
+
+
+def test_of_a_slow_thread_others_take_the_shares(three_threads):
+    done, rest = [], threading.Event()
+
+    def work(n, count):
+        if n == 0:
+            assert rest.wait(20)
+        done.append(n)
+        if len(done) == count - 1:
+            rest.set()
+
+    on_threads("test", work, [()])
+    assert sorted(done[:-1]) == [1, 2, 3, 4, 5]
+
+
+def test_threads_that_are_busy_elsewhere_are_not_waited_for(three_threads):
+    held, free = threading.Barrier(3), threading.Event()
+
+    def hold():
+        held.wait(20)
+        free.wait(20)
+
+    others = [_threads("test", 3).submit(hold) for _ in range(2)]
+    held.wait(20)
+    others += [_threads("test", 3).submit(free.wait, 20)]
+    assert on_threads("test", lambda n, count: n, [()]) == [[n] for n in range(6)]
+    assert not free.is_set()
+    free.set()
+    assert all(other.result() is not False for other in others)
 
 
 @given(st.integers(1, 9), st.integers(0, 100))
