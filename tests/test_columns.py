@@ -106,29 +106,6 @@ def test_in_a_column_no_window_is_run_and_no_voxel_read_twice(
     assert files(tmp_path / "apart") == files(tmp_path / "column")
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_what_the_next_block_sees_is_read_meanwhile(scan, checkpoint, tmp_path, counted, monkeypatch, fails):
-    settings = PredictSettings(window=32, block=128)
-    predict_volume(scan, checkpoint, str(tmp_path / "smooth"), settings)
-    boxes, read = {"block": [], "inkzarr-beside": []}, StoredVolume.read
-
-    def noting(self, box):
-        thread = threading.current_thread().name.split("_")[0]
-        boxes[thread].append(box)
-        if fails and thread != "block":
-            raise OSError(box)
-        return read(self, box)
-
-    monkeypatch.setattr(StoredVolume, "read", noting)
-    counted["read"][:] = 0
-    predict_volume(scan, checkpoint, str(tmp_path / "noted"), settings)
-    assert files(tmp_path / "noted") == files(tmp_path / "smooth")
-    assert counted["read"].max() == 1
-    assert boxes["inkzarr-beside"]
-    first = settings.windows(Zyx(*SHAPE)).reach(Box(Zyx(0, 0, 0), Zyx(128, 128, 128)))
-    assert fails or all(not box.clip(first).empty for box in boxes["block"])
-
-
 @pytest.mark.parametrize("shelf", [True, False])
 def test_a_block_that_fails_and_is_tried_again_changes_no_voxel(
     scan, checkpoint, tmp_path, counted, monkeypatch, shelf

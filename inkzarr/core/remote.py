@@ -185,8 +185,11 @@ class CarefulStore(WrapperStore["Store"]):
 
     async def _create(self, key: str, value: Buffer) -> None:
         if not isinstance(self._store, FsspecStore):
-            with contextlib.suppress(FileNotFoundError):  # swept, half written, by a run that has the lock
+            try:
                 await self._store.set_if_not_exists(key, value)
+            except FileNotFoundError:  # half written, it was swept by a run that has the lock
+                if not (isinstance(self._store, LocalStore) and self._store.root.is_dir()):
+                    raise
             return
         path = f"{self._store.path}/{key}".lstrip("/")
         try:

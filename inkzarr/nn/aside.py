@@ -17,7 +17,6 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict, defaultdict
-from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,11 +24,10 @@ import torch
 
 from inkzarr.core.errors import DiskError
 from inkzarr.core.progress import size
-from inkzarr.nn.threads import beside, on_threads, share
+from inkzarr.nn.threads import on_threads, share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Iterator
     from io import FileIO
 
     from numpy.typing import DTypeLike
@@ -237,23 +235,6 @@ class Column:
         self.cells: dict[Zyx, Any] = {}
         self.users = 0
         self._parts: dict[Zyx, list[Part]] = defaultdict(list)
-        self._coming: list[Future[None]] = []
-
-    def keep(self, index: Zyx, voxels: np.ndarray) -> None:
-        """Keep a cell of voxels, if there is room."""
-        with self.lock:
-            if index not in self.cells:
-                place = self.shelf.put(voxels)
-                self.cells |= {} if place is None else {index: place}
-
-    def read_ahead(self, read: Callable[[], None]) -> None:
-        """Have cells read on another thread; those that fail are read again by the block that sees them."""
-        self._coming.append(beside(read))
-
-    def arrived(self) -> None:
-        """Wait for what is read ahead."""
-        coming, self._coming = self._coming, []
-        wait(coming)
 
     def leave(self, start: Zyx, part: Part) -> None:
         """Leave something to the block that begins at `start`."""

@@ -8,7 +8,6 @@ r"""One block of a stored volume, given what earlier ones of its column left, le
          │ later  │  later │
          └────────┴────────┘            the voxels around, which they will see, are kept in whole cells
 
-While windows are run, what the next block will be the first to see is read on another thread, and kept too.
 What was left is a cache. A block that finds nothing, as another worker computed the one before, or the run
 was taken up again, runs all windows that touch it, and its voxels are the same.
 """
@@ -18,7 +17,6 @@ from __future__ import annotations
 import itertools
 import uuid
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +30,7 @@ from inkzarr.nn.sums import Sums
 from inkzarr.nn.threads import on_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from inkzarr.core.blending import Blend
     from inkzarr.core.geometry import Windows
@@ -94,8 +92,8 @@ class PredictedBlock:
         What it shares with all others.
     column : Box
         What is predicted of the block's column.
-    ahead : Box or None
-        The voxels that the column's next block will see; None where no later one may hold anything.
+    last : bool
+        Whether no later block of the column may hold anything.
     touching : tuple of Zyx
         The windows that touch the block, in C order, without those known to lie in air.
     later : tuple of Box
@@ -104,24 +102,21 @@ class PredictedBlock:
 
     run: Run
     column: Box
-    ahead: Box | None
+    last: bool
     touching: tuple[Zyx, ...]
     later: tuple[Box, ...]
 
     def __call__(self, block: Box) -> np.ndarray:
         """Predict the block; uint8, round(255 * probability)."""
         engine = self.run.engine
-        on_cpu, last = engine.device.type == "cpu", self.ahead is None
-        with aside.column(self.run.name, self.column.start, in_file=on_cpu, last=last) as column:
+        on_cpu = engine.device.type == "cpu"
+        with aside.column(self.run.name, self.column.start, in_file=on_cpu, last=self.last) as column:
             box = self._around(block)
             room = aside.borrow("sums", box.shape, np.int32) if on_cpu else None
             sums = Sums(box, self.run.windows, self.run.blend, engine.device, room)
             told = _take(column, block, sums)
             todo = [index for index in self.touching if index not in told]
-            column.arrived()
             seen = self._read(column, todo, block)
-            if self.ahead is not None:
-                column.read_ahead(partial(self._read_ahead, column, self.ahead))
             before = frozenset(sums.ran)
             found = predict_block(block, todo, seen, sums, engine, air=self.run.air)
             for later in self.later:
@@ -141,8 +136,7 @@ class PredictedBlock:
 
     def _read(self, column: Column, todo: list[Zyx], block: Box) -> Seen:
         """What windows see, of kept cells from there; cells that later blocks may see are kept."""
-        grid, windows = cells_of(self.run.stored), self.run.windows
-        box = reach(todo, windows) if todo else Box(block.start, block.start)
+        grid, box = cells_of(self.run.stored), self._reach(todo, block)
         voxels = aside.borrow("voxels", box.shape, self.run.stored.dtype)
 
         def take(n: int, count: int, indices: list[Zyx]) -> list[Zyx]:
@@ -161,30 +155,34 @@ class PredictedBlock:
 
         with column.lock:
             shares = on_threads(THREADS, take, [(list(grid.indices(box)),)])
-        for cells, whole in _boxes(sorted(index for (share,) in shares for index in share), grid):
+        missing = sorted(index for (share,) in shares for index in share)
+        for cells in _boxes(missing, grid):
+            whole = Box(grid.box(cells.start).start, grid.box(Zyx(*(n - 1 for n in cells.stop))).stop)
             read = self.run.stored.read(whole)
             voxels[whole.clip(box).within(box)] = read[whole.clip(box).within(whole)]
-            for index in cells.indices():
-                if self._is_ahead(grid.box(index), block):
-                    column.keep(index, read[grid.box(index).within(whole)])
+            with column.lock:
+                for index in cells.indices():
+                    cell = grid.box(index)
+                    if index not in column.cells and self._is_ahead(cell, block):
+                        place = column.shelf.put(read[cell.within(whole)])
+                        column.cells |= {} if place is None else {index: place}
         with column.lock:
             for index in [index for index in column.cells if _passed(grid.box(index), block)]:
                 column.shelf.drop(column.cells.pop(index))
         return Seen(box, voxels)
 
-    def _read_ahead(self, column: Column, seen: Box) -> None:
-        """Keep cells of what the next block will see, but those that are kept."""
-        grid = cells_of(self.run.stored)
-        missing = [index for index in grid.indices(seen) if index not in column.cells]
-        for cells, whole in _boxes(missing, grid):
-            read = self.run.stored.read(whole)
-            for index in cells.indices():
-                column.keep(index, read[grid.box(index).within(whole)])
+    def _reach(self, todo: list[Zyx], block: Box) -> Box:
+        """What windows see of the volume."""
+        if not todo:
+            return Box(block.start, block.start)
+        first, last = (Zyx(*map(end, zip(*todo, strict=True))) for end in (min, max))
+        box = Box(self.run.windows.box(first).start, self.run.windows.box(last).stop)
+        return box.clip(Box.whole(self.run.windows.shape))
 
     def _is_ahead(self, cell: Box, block: Box) -> bool:
         """Whether a cell goes on where other blocks of the column do."""
         axes = zip(cell.stop, block.stop, self.column.stop, strict=True)
-        return self.ahead is not None and any(a > b and c > b for a, b, c in axes)
+        return not self.last and any(a > b and c > b for a, b, c in axes)
 
     def _leave(self, column: Column, later: Box, sums: Sums, todo: list[Zyx], ran: set[Zyx]) -> None:
         """Leave to a later block what the windows `todo` say of it, of which `ran` were not air."""
@@ -225,21 +223,14 @@ def _take(column: Column, block: Box, sums: Sums) -> set[Zyx]:
     return set().union(*(part.told for part in parts))
 
 
-def reach(indices: Iterable[Zyx], windows: Windows) -> Box:
-    """What windows see of the volume: the box around them."""
-    first, last = (Zyx(*map(end, zip(*indices, strict=True))) for end in (min, max))
-    return Box(windows.box(first).start, windows.box(last).stop).clip(Box.whole(windows.shape))
-
-
-def _boxes(indices: list[Zyx], grid: Grid) -> Iterator[tuple[Box, Box]]:
-    """Cells in C order, and their voxels: a layer as one box, or, large or with gaps, one by one."""
+def _boxes(indices: list[Zyx], grid: Grid) -> Iterator[Box]:
+    """Cells in C order, layer by layer: as one box, or one by one where they do not fill it, or are large."""
     for _, layer in itertools.groupby(indices, key=lambda index: index.z):
         cells = list(layer)
         axes = list(zip(*cells, strict=True))
         box = Box(Zyx(*map(min, axes)), Zyx(*(1 + max(axis) for axis in axes)))
         full = box.shape.volume == len(cells) and grid.cell.volume <= 2 * CHUNK**3
-        for one in [box] if full else (Box(at, Zyx(*(n + 1 for n in at))) for at in cells):
-            yield one, Box(grid.box(one.start).start, grid.box(Zyx(*(n - 1 for n in one.stop))).stop)
+        yield from [box] if full else (Box(at, Zyx(*(n + 1 for n in at))) for at in cells)
 
 
 def _passed(cell: Box, block: Box) -> bool:

@@ -25,7 +25,7 @@ from inkzarr.core.blending import windows_in_air
 from inkzarr.core.geometry import Box, Grid, Windows, Zyx
 from inkzarr.core.schema import CHUNK
 from inkzarr.nn.aside import forget
-from inkzarr.nn.blocks import PredictedBlock, Run, cells_of, reach
+from inkzarr.nn.blocks import PredictedBlock, Run, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +108,16 @@ class Columns:
         """Which blocks may hold anything; bool, of the grid of blocks."""
         return _touched(self.run.windows, ~self.air_windows, Zyx(0, 0, 0), self._blocks, self._blocks.cells())
 
+    @cached_property
+    def _lasts(self) -> set[Zyx]:
+        """The last block of each column that may hold anything, in cells of the grid of blocks."""
+        found = set()
+        for index in self.columns.indices(self.region):
+            cells = self._blocks.cells(self.columns.box(index).clip(self.region))
+            held = np.argwhere(self._held[cells.slices])
+            found |= {Zyx(*(int(a + n) for a, n in zip(cells.start, end, strict=True))) for end in held[-1:]}
+        return found
+
     def holds(self, block: Box) -> bool:
         """Whether a block may hold anything: not all its windows are known to lie in air."""
         (z, y, x), (depth, height, width) = block.start, self.block
@@ -121,21 +131,8 @@ class Columns:
         ahead = Box(block.start, self.run.windows.reach(block).stop).clip(column)
         others = (self._blocks.box(index).clip(self.region) for index in self._blocks.indices(ahead))
         later = tuple(box for box in others if box != block and self.holds(box))
-        return PredictedBlock(self.run, column, self._ahead(block), windows, later)
-
-    def _ahead(self, block: Box) -> Box | None:
-        """What the next block of a column will see; None where no later one may hold anything."""
-        cells = self._blocks.cells(self.column(block))
-        at = np.subtract(self._blocks.cells(block).start, cells.start)
-        held = np.flatnonzero(self._held[cells.slices])
-        later = held[held > np.ravel_multi_index(at, cells.shape)]
-        if not later.size:
-            return None
-        index = np.add(np.unravel_index(later[0], cells.shape), cells.start)
-        runs = self._runs(self._blocks.box(Zyx(*map(int, index))).clip(self.region))
-        lies = self.air_windows[runs.slices].ravel()
-        windows = [window for window, air in zip(runs.indices(), lies, strict=True) if not air]
-        return reach(windows, self.run.windows) if windows else Box(block.start, block.start)
+        last = self._blocks.cells(block).start in self._lasts
+        return PredictedBlock(self.run, column, last, windows, later)
 
     def __call__(self, block: Box) -> np.ndarray:
         """Predict one block; uint8, round(255 * probability)."""
@@ -146,16 +143,16 @@ class Columns:
         """What every process calls in the end."""
         return partial(forget, self.run.name)
 
-    def _runs(self, block: Box) -> Box:
-        """The windows that a block runs where all of its column are computed."""
-        touching, column = self.run.windows.touching(block), self.column(block)
-        axes = zip(block.start, column.start, self.run.windows.stride, touching.start, strict=True)
-        firsts = (max(first, -(-a // s)) if a > c else first for a, c, s, first in axes)
-        return Box(Zyx(*map(min, firsts, touching.stop)), touching.stop)
-
     def work(self, block: Box) -> int:
         """How many windows a block runs where all of its column are computed."""
-        return self._runs(block).shape.volume
+        touching, column, stride = (
+            self.run.windows.touching(block),
+            self.column(block),
+            self.run.windows.stride,
+        )
+        axes = zip(block.start, column.start, stride, touching.start, touching.stop, strict=True)
+        firsts = (max(first, -(-a // s)) if a > c else first for a, c, s, first, _ in axes)
+        return math.prod(max(0, last - first) for first, last in zip(firsts, touching.stop, strict=True))
 
     @property
     def redundancy(self) -> float:
@@ -215,7 +212,7 @@ class Columns:
     def block_bytes(self, block: Zyx) -> int:
         """Memory of a block: its sums and those it leaves, what it reads, twice, and two results, twice.
 
-        The second result is that of the block before, which is being written; the next one's voxels are read.
+        The second one is the block before, which is being written.
         """
         low, high = zip(*self.run.windows.halos(block), strict=True)
 
@@ -224,7 +221,7 @@ class Columns:
 
         seen = volume(low, high)
         read = max(seen, cells_of(self.run.stored).cell.volume)
-        return 4 * volume(high) + (seen + 2 * read) * self.run.stored.dtype.itemsize + 4 * volume()
+        return 4 * volume(high) + (seen + read) * self.run.stored.dtype.itemsize + 4 * volume()
 
     @property
     def set_aside(self) -> int:

@@ -150,10 +150,12 @@ class Sums:
         parts = [(cell.clip(block), cell, weights) for cell, weights in cells]
         if self._device.type == "cpu":
             sums, result = self._values.numpy(), out.numpy()
-            jobs = [
-                (sums, result, weights.numpy(), part.shape, *map(part.from_start, (self.box, block, cell)))
-                for part, cell, weights in parts
-            ]
+            jobs = []
+            for part, cell, weights in parts:
+                places = part.shape, *map(part.from_start, (self.box, block, cell))
+                jobs.append(
+                    (sums, result, weights.numpy(), *map(tuple, places))
+                )  # plain, as Numba knows at once
             on_threads("sums", _finish, jobs)
         else:
             for part, cell, weights in parts:

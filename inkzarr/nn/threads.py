@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SHARES = 2
-"""A thread: the first one that is through takes the next, as other work slows some."""
-BESIDE = 16
+"""For each thread: the first one that is through takes the next, as other work slows some."""
 
 
 @lru_cache(maxsize=16)
@@ -66,11 +65,6 @@ def on_threads(name: str, kernel: Callable[..., T], jobs: list[tuple[Any, ...]])
     for other in begun:
         other.result()
     return found
-
-
-def beside(work: Callable[[], T]) -> Future[T]:
-    """Do something on a thread of its own, of which there are 16."""
-    return _threads("beside", BESIDE).submit(work)
 
 
 def share(n: int, count: int, size: int) -> range:

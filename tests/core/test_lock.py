@@ -130,6 +130,15 @@ def test_a_lock_whose_half_another_run_swept_is_written_again(other, tmp_path, m
         assert read(tmp_path / "free")["pid"] == os.getpid()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_a_folder_that_cannot_be_made_is_one_line():
+    with (
+        pytest.raises(InputError, match="cannot be written: choose a folder that can"),
+        locked("/proc/no/out"),
+    ):
+        pass
+
+
 def test_a_zombie_is_dead():
     with subprocess.Popen(["true"]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)

@@ -16,11 +16,13 @@ def three_threads(monkeypatch):
 
 
 def test_an_error_is_raised_once_all_are_through(three_threads):
-    done = []
+    begun, done = threading.Event(), []
 
     def work(n, count, job):
         if n == 0:
+            assert begun.wait(20)
             raise OSError(job)
+        begun.set()
         time.sleep(0.02 * n)
         done.append(n)
 
