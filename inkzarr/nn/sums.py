@@ -153,9 +153,8 @@ class Sums:
             jobs = []
             for part, cell, weights in parts:
                 places = part.shape, *map(part.from_start, (self.box, block, cell))
-                jobs.append(
-                    (sums, result, weights.numpy(), *map(tuple, places))
-                )  # plain, as Numba knows at once
+                plain = map(tuple, places)  # whose type Numba tells at once
+                jobs.append((sums, result, weights.numpy(), *plain))
             on_threads("sums", _finish, jobs)
         else:
             for part, cell, weights in parts:
