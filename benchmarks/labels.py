@@ -38,6 +38,7 @@ from scipy.spatial.distance import cdist
 from benchmarks.report import machine
 from benchmarks.storage import COMPRESSORS
 from benchmarks.timing import once
+from inkzarr.core.bricks import NARROW
 from inkzarr.core.buckets import Buckets, Rule, Strip, scan_strip
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.job import Computed, Job, RunOptions
@@ -45,7 +46,7 @@ from inkzarr.core.labelled import open_label_arrays
 from inkzarr.core.patches import Patches
 from inkzarr.core.runner import write_blocks
 from inkzarr.core.schema import VolumeSpec
-from inkzarr.core.votes import castings, open_ballots
+from inkzarr.core.votes import Ballot, point_tiles
 from inkzarr.labels import LabelSettings, labels
 from inkzarr.patches import PatchSettings, find_windows, patches
 from inkzarr.split import SplitSettings, choose
@@ -152,20 +153,19 @@ def kernel_seconds(scroll, footprint):
                 buckets.add(scan_strip(strip, rule))
         buckets.sort()
         blocks = Grid(shape, Zyx.of(settings.block))
-        tiles = {box: list(buckets.tiles(box)) for box in map(blocks.box, blocks.indices())}
-    work = [(box, some, list(castings(some))) for box, some in tiles.items()]
+        tiles = {box: tuple(buckets.tiles(box)) for box in map(blocks.box, blocks.indices())}
+    work = [(box, list(point_tiles(some))) for box, some in tiles.items()]
 
     def kernel(block):
-        box, some, cast = block
+        box, cast = block
         ink, count = np.zeros(box.shape, np.uint8), np.zeros(box.shape, np.uint16)
-        ballots = open_ballots(some, box, rule)
+        ballot = Ballot(box, NARROW, len({segment for _, segment in cast}) > 1)
         began = time.perf_counter()
-        for one in cast:
-            ballots[one.cell].cast(one.points, one.columns, one.who, rule)
+        for points, segment in cast:
+            ballot.cast(points, segment, rule)
+        ballot.settle()
         counted = time.perf_counter() - began
-        for ballot in ballots.values():
-            place = ballot.box.within(box)
-            ballot.close(ink[place], count[place])
+        ballot.close(ink, count)
         return np.array([counted, time.perf_counter() - began])
 
     cores = os.cpu_count() or 1

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inkzarr.core.bricks import count_pieces
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.given import unify
@@ -28,7 +29,6 @@ from inkzarr.core.patches import Patches, refuse_suffix, write_patches
 from inkzarr.core.progress import Progress, duration
 from inkzarr.core.remote import is_remote, without_secrets
 from inkzarr.core.schema import INK_THRESHOLD, VERSION
-from inkzarr.core.voting import count_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,21 +1,22 @@
 """Labels against a double loop in Python, voxel for voxel."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inkzarr.core import votes as counting
+from inkzarr.core.bricks import NARROW, WIDE, Bricks, finish, settle
 from inkzarr.core.buckets import Rule
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.labelled import open_labels
 from inkzarr.core.surface import open_surface, write_tifxyz
 from inkzarr.core.votes import Ballot, PointTile
-from inkzarr.core.voting import FULL, ONE, settle
 from inkzarr.labels import LabelSettings, labels
 from inkzarr.testing.synthetic import SyntheticScroll
 from inkzarr.verify import verify
@@ -99,29 +100,84 @@ def test_count_saturates(tmp_path):
 
 
 @pytest.mark.parametrize("voters", [1, 2])
-def test_votes_never_wrap(monkeypatch, voters):
-    """Where a cell gets more votes than a number holds, they are settled in between, and none is lost."""
+@pytest.mark.parametrize("layout", [NARROW, WIDE])
+def test_votes_never_wrap(monkeypatch, voters, layout):
+    """Where a block gets more votes than a number holds, they are settled in between, and none is lost."""
     monkeypatch.setattr(counting, "MOST_PIXELS", 10)
     rng = np.random.default_rng(voters)
     shape, size = Zyx(4, 5, 40), (3, 3)
     points, normals = np.full((*size, 3), 2.0) + rng.integers(0, 2, (*size, 3)), np.zeros((*size, 3))
-    ballot, parts = Ballot(Box.whole(shape), voters > 1, 99), []
-    for who in range(1, voters + 1):
+    ballot, parts = Ballot(Box.whole(shape), layout, voters > 1), []
+    for who in range(voters):
         for _ in range(3):
             values = rng.integers(0, 256, size, "uint8")
             tile = PointTile(points, normals, values, np.ones(size, bool))
-            ballot.cast(tile, np.array([[0, 2], [2, 3]]), who, Rule(1, False, Grid(shape, shape)))
+            ballot.cast(tile, who, Rule(1, False, Grid(shape, shape)))
             parts.append((points, normals, values, tile.used))
     ink, count = np.zeros(shape, np.uint8), np.zeros(shape, np.uint16)
-    ballot.close(ink, count)
+    _, _, conflicts, votes = ballot.close(ink, count)
     np.testing.assert_array_equal((ink, count), brute(parts, shape, depth=1)[:2])
+    assert votes == count.sum()
+    assert voters > 1 or not conflicts
+
+
+@pytest.mark.parametrize("footprint", ["ray", "box"])
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("pixels", [1023, 1024])
+def test_a_voxel_with_more_votes_than_a_narrow_number_holds(footprint, segments, pixels, tmp_path):
+    """1023 fit; with one more the block is counted again in numbers of 64 bits."""
+    shape = Zyx(9, 9, 9)
+    parts, left = [], pixels
+    for number in range(segments):
+        own = left // (segments - number)
+        left -= own
+        points = np.broadcast_to([4.0, 4, 4], (1, own, 3))
+        values = np.full((1, own), 255 if number == 0 else 3, np.uint8)
+        parts.append(segment(tmp_path, f"{number}0", points, along(points), None, values))
+    report = run(tmp_path, shape=shape, depth=2, footprint=footprint)
+    ink, count, _ = brute(parts, shape, depth=2, footprint=footprint)
+    assert count.max() == pixels
+    np.testing.assert_array_equal(arrays(tmp_path / "out.zarr"), (ink, count))
+    assert report.conflicts == (np.count_nonzero(count) if segments > 1 else 0)
+    ballot = Ballot(Box.whole(shape), NARROW, shared=True)
+    rule = Rule(2, footprint == "box", Grid(shape, shape))
+    with pytest.raises(OverflowError) if pixels > 1023 else nullcontext():
+        for number, part in enumerate(parts):
+            ballot.cast(PointTile(*part), number, rule)
+        ballot.settle()
 
 
 def test_votes_beyond_all_counting_are_left_out():
-    votes, total = np.full(32, 9 * ONE), np.full(32, FULL - ONE)
-    settle(votes, total, np.ones(1, np.int32), np.zeros(1, bool))
-    assert not votes.any()
-    assert (total & FULL == FULL - ONE).all()
+    bricks = Bricks.room(1, WIDE.dtype)
+    for votes in (WIDE.most - 1, 9):
+        bricks.mine[0] = 1 + bricks.sizes[1]
+        bricks.sizes[:2] += 1
+        bricks.reached[0] = 0
+        bricks.pool[:] = np.where(
+            np.arange(len(bricks.pool)) // 16 == bricks.mine[0], votes << WIDE.shift, bricks.pool
+        )
+        beyond = settle(bricks, WIDE)
+    assert beyond
+    ink, count = np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), np.uint16)
+    assert finish(bricks, WIDE, ink, count)[3] == 16 * (WIDE.most - 1)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    step=st.sampled_from([0.2, 1.0, 3.0]),
+    depth=st.sampled_from([0.0, 4.0, 14.5]),
+    footprint=st.sampled_from(["ray", "box"]),
+)
+@settings(max_examples=20)
+def test_parts_that_reach_further_than_a_room(tmp_path_factory, seed, step, depth, footprint):
+    folder, rng, shape = tmp_path_factory.mktemp("far"), np.random.default_rng(seed), Zyx(60, 70, 80)
+    points, normals, valid = curved(rng, 20, 20, shape)
+    points = np.array(shape) / 2 + step * (points - np.array(shape) / 2)
+    part = segment(folder, "10", points, normals, valid, rng.integers(0, 256, (20, 20), "uint8"))
+    report = run(folder, shape=shape, depth=depth, footprint=footprint)
+    ink, count, dropped = brute([part], shape, depth=depth, footprint=footprint)
+    np.testing.assert_array_equal(arrays(folder / "out.zarr"), (ink, count))
+    assert report.pixels["dropped_voxels"] == dropped
 
 
 def test_rounding_is_half_up(tmp_path):

@@ -84,11 +84,11 @@ def test_failed_blocks_are_taken_up(two, monkeypatch, then):
     whole = run(folder, "whole.zarr", RunOptions(overwrite=True), block=128)
     count_votes = sys.modules["inkzarr.core.votes"].count_votes
 
-    def failing(tiles, box, rule):
+    def failing(tiles, box, rule, layout):
         if box.start == (128, 0, 0):
             msg = "disk full"
             raise OSError(msg)
-        return count_votes(tiles, box, rule)
+        return count_votes(tiles, box, rule, layout)
 
     monkeypatch.setattr(sys.modules["inkzarr.core.votes"], "count_votes", failing)
     with pytest.raises(BlocksFailedError, match="disk full"):

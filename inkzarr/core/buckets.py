@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inkzarr.core.errors import DiskError, InputError
+from inkzarr.core.footprints import mark_cells, reaches_of
 from inkzarr.core.geometry import Box, Grid
 from inkzarr.core.surface import Surface
-from inkzarr.core.voting import mark_cells
 
 TILE = 64
 
@@ -170,10 +170,12 @@ def scan_strip(strip: Strip, rule: Rule) -> Scan:
     valid = valid if strip.there is None else valid & strip.there
     used = strip.used & valid
     shape, cell = tuple(rule.grid.shape), tuple(rule.grid.cell)
+    pixels = (points, normals, used)
+    reaches = reaches_of(*pixels, rule.footprint, (0, 0, 0))
     room = 8 * (-(-width // TILE)) + 64
     while True:
         found = np.empty((room, 2), np.int64)
-        pairs, dropped, outside = mark_cells(points, normals, used, rule.footprint, shape, cell, TILE, found)
+        pairs, dropped, outside = mark_cells(*pixels, rule.footprint, shape, cell, TILE, *reaches, found)
         if pairs <= room:
             break
         room = pairs
@@ -210,8 +212,6 @@ class Tile(NamedTuple):
         Its pixels.
     packed : bytes
         Values and use.
-    cells : tuple of int
-        Cells of the block that it votes into.
     """
 
     surface: Surface
@@ -221,7 +221,6 @@ class Tile(NamedTuple):
     rows: int
     cols: int
     packed: bytes
-    cells: tuple[int, ...]
 
 
 @contextlib.contextmanager
@@ -299,18 +298,13 @@ class Buckets:
     def tiles(self, box: Box) -> Iterator[Tile]:
         """The tiles that vote into a box of whole cells, in the order of segments, rows and columns."""
         grid = self.rule.grid
-        counts = grid.counts
-        members: dict[int, list[int]] = {}
-        for index in grid.indices(box):
-            cell = (index.z * counts.y + index.y) * counts.x + index.x
-            first, last = np.searchsorted(self._cells, [cell, cell + 1])
-            for tile in self._members[first:last].tolist():
-                members.setdefault(tile, []).append(cell)
-        for tile in sorted(members):
+        cells = [(index.z * grid.counts.y + index.y) * grid.counts.x + index.x for index in grid.indices(box)]
+        ends = np.searchsorted(self._cells, [cells, [cell + 1 for cell in cells]]).T.tolist()
+        for tile in sorted({tile for first, last in ends for tile in self._members[first:last].tolist()}):
             segment, row, col, rows, cols, start, size = self._table[tile].tolist()
             self._file.seek(start)
             packed, surface = self._file.read(size), self.surfaces[segment]
-            yield Tile(surface, segment, row, col, rows, cols, packed, tuple(members[tile]))
+            yield Tile(surface, segment, row, col, rows, cols, packed)
 
 
 def _pack(values: Bytes, used: Bools) -> bytes:

@@ -1,33 +1,33 @@
-"""Counting the votes for a block: its tiles' points are read again, and each cell counts by itself."""
+"""Counting the votes for a block: its tiles' points are read again, segment by segment."""
 
 from __future__ import annotations
 
 import threading
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inkzarr.core.bricks import EDGE, NARROW, WIDE, Bricks, Layout, finish, settle
 from inkzarr.core.buckets import TILE, Buckets, Rule, Tile
-from inkzarr.core.geometry import Box, Zyx
+from inkzarr.core.footprints import reaches_of
+from inkzarr.core.geometry import Box
 from inkzarr.core.job import Computed
-from inkzarr.core.voting import GROUP_SHIFT, MOST_PIXELS, finish, padded, settle, vote
+from inkzarr.core.voting import SIDE, vote
 
 BATCH = 1 << 19
 """Pixels whose points a block holds at once."""
-SPARES = 32
-"""Arrays that a thread keeps: those of a block of 2 x 2 x 2 cells."""
+MOST_PIXELS = WIDE.most
+"""So many may vote before their votes are settled."""
 
 TALLY = ("labelled", "ink", "conflicts", "votes")
 """What each block counts; voxels with a vote, those that are ink, those where segments disagree, votes."""
 
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class LabelBlocks:
 class VotedBlock:
     """Counts the votes for one block.
 
+    Numbers of 32 bits hold the votes of nearly every block, and are half as much to move as those of 64.
+    A block in which a voxel gets too many for them is counted again.
+
     Parameters
     ----------
     tiles : tuple of Tile
@@ -68,92 +71,112 @@ class VotedBlock:
 
     def __call__(self, box: Box) -> Computed:
         """``ink`` (uint8) and ``count`` (uint16) of `box`."""
-        ink, count = np.zeros(box.shape, np.uint8), np.zeros(box.shape, np.uint16)
-        tally = dict.fromkeys(TALLY, 0)
-        for ballot in count_votes(list(self.tiles), box, self.rule):
-            place = ballot.box.within(box)
-            for name, n in zip(TALLY, ballot.close(ink[place], count[place]), strict=True):
-                tally[name] += n
-        return Computed((ink, count), tally)
+        try:
+            return count_votes(self.tiles, box, self.rule, NARROW)
+        except OverflowError:
+            return count_votes(self.tiles, box, self.rule, WIDE)
+
+
+def count_votes(tiles: tuple[Tile, ...], box: Box, rule: Rule, layout: Layout) -> Computed:
+    """``ink`` and ``count`` of a block, and its tally.
+
+    Raises
+    ------
+    OverflowError
+        A voxel may have got more votes than `layout` holds.
+    """
+    ink, count = np.zeros(box.shape, np.uint8), np.zeros(box.shape, np.uint16)
+    ballot = Ballot(box, layout, len({tile.segment for tile in tiles}) > 1)
+    for points, segment in point_tiles(tiles):
+        ballot.cast(points, segment, rule)
+    return Computed((ink, count), dict(zip(TALLY, ballot.close(ink, count), strict=True)))
 
 
 @dataclass
 class Ballot:
-    """The votes for the voxels of one cell.
+    """The votes for the voxels of one block.
 
-    ::
-
-        votes  of the segment that votes now       fresh    groups of 32 voxels of a row that hold any
-        total  of the segments before it           settled  groups that hold any
-
-    `votes` and `total` hold a number a voxel, see `inkzarr.core.voting.COUNT_SHIFT`, and rows of whole
-    groups; where only one segment votes, `total` is empty. A segment of more than 67 million pixels in
-    one cell is settled now and then: of it alone, the conflicts may be miscounted.
+    A segment of more than 67 million pixels in one block is settled now and then: of it alone, the
+    conflicts may be miscounted.
 
     Parameters
     ----------
     box : Box
-        The cell.
+        The block.
+    layout : Layout
+        What a voxel's number holds.
     shared : bool
         Whether several segments vote.
-    pixels : int
-        How many may vote, at most.
     """
 
     box: Box
+    layout: Layout
     shared: bool
-    pixels: int
 
     def __post_init__(self) -> None:
-        self._cast = self._who = 0
+        self._cast, self._who = 0, -1
         z, y, x = self.box.shape
-        size = z * y * padded(x)
-        several = size if self.shared or self.pixels > MOST_PIXELS else 0
-        self._votes, self._total = _spare.take(size, np.int64), _spare.take(several, np.int64)
-        groups = size >> GROUP_SHIFT
-        self._fresh, self._settled = _spare.take(groups, np.bool_), _spare.take(groups, np.bool_)
+        self._bricks = _spare.take(z * -(-y // EDGE) * -(-x // EDGE), self.layout.dtype)
+        self._room = np.zeros(SIDE**3, self.layout.dtype)
 
-    def cast(self, tile: PointTile, columns: Ints, who: int, rule: Rule) -> None:
-        """Count the votes of some columns of a tile; those of one segment come together."""
-        pixels = len(tile.used) * int((columns[:, 1] - columns[:, 0]).sum())
-        if self._who not in (0, who) or self._cast + pixels > MOST_PIXELS:
-            self._settle()
-        self._who, self._cast = who, self._cast + pixels
-        start, shape = tuple(self.box.start), tuple(self.box.shape)
-        vote(*tile, columns, rule.footprint, start, shape, self._votes, self._fresh)
+    def cast(self, tile: PointTile, segment: int, rule: Rule) -> None:
+        """Count the votes of some pixels; those of one segment come together.
 
-    def _settle(self) -> None:
-        settle(self._votes, self._total, self._fresh, self._settled)
+        Raises
+        ------
+        OverflowError
+            A voxel may have got more votes than its number holds: the ballot is spoilt.
+        """
+        if self._cast and (segment != self._who or self._cast + tile.used.size > MOST_PIXELS):
+            self.settle()
+        self._who, self._cast = segment, self._cast + tile.used.size
+        start, shape, footprint = tuple(self.box.start), tuple(self.box.shape), rule.footprint
+        reaches = reaches_of(tile.points, tile.normals, tile.used, footprint, start)
+        if vote(*tile, footprint, start, shape, *reaches, self.layout, self._bricks, self._room):
+            raise OverflowError
+
+    def settle(self) -> None:
+        """Make the votes of the segment that voted last the block's.
+
+        Raises
+        ------
+        OverflowError
+            As `cast`.
+        """
+        if settle(self._bricks, self.layout) and self.layout != WIDE:
+            raise OverflowError
         self._cast = 0
 
     def close(self, ink: Bytes, count: NDArray[np.uint16]) -> tuple[int, ...]:
-        """Fill in the stored arrays of the cell, 0 on entry; what `TALLY` names."""
-        if len(self._total):
-            self._settle()
-            found = finish(self._total, self._settled, ink, count)
-        else:
-            found = finish(self._votes, self._fresh, ink, count)
-        _spare.give(self._votes, self._total, self._fresh, self._settled)
-        labelled, painted, conflicts, cast = map(int, found)
+        """Fill in the stored arrays of the block, 0 on entry; what `TALLY` names.
+
+        Raises
+        ------
+        OverflowError
+            As `cast`.
+        """
+        self.settle()
+        labelled, painted, conflicts, cast = map(int, finish(self._bricks, self.layout, ink, count))
+        _spare.give(self._bricks)
         return labelled, painted, conflicts if self.shared else 0, cast
 
 
 class _Spare(threading.local):
-    """Arrays of zeros that were used and cleared: making new ones costs as much as counting."""
+    """The bricks of a thread's block before: memory that is new takes as long as counting."""
 
     def __init__(self) -> None:
-        self._held: list[NDArray[Any]] = []
+        self._held: Bricks | None = None
 
-    def take(self, size: int, dtype: type) -> NDArray[Any]:
-        """An array of zeros, in C order."""
-        for at, array in enumerate(self._held):
-            if len(array) == size and array.dtype == dtype:
-                return self._held.pop(at)
-        return np.zeros(size, dtype)
+    def take(self, size: int, dtype: np.dtype) -> Bricks:
+        """Bricks without a vote, so many or more."""
+        held, self._held = self._held, None
+        if held is None or held.pool.dtype != dtype or len(held.mine) < size:
+            return Bricks.room(size, dtype)
+        return held
 
-    def give(self, *arrays: NDArray[Any]) -> None:
-        """Take back arrays that are zeros again."""
-        self._held = [*self._held, *(array for array in arrays if len(array))][-SPARES:]
+    def give(self, bricks: Bricks) -> None:
+        """Take back what is finished."""
+        self._held = bricks
 
 
 _spare = _Spare()
@@ -176,85 +199,19 @@ class PointTile(NamedTuple):
     used: Bools
 
 
-class Casting(NamedTuple):
-    """What a tile, or several side by side, cast into one cell.
-
-    Parameters
-    ----------
-    cell : int
-        Its number in C order.
-    points : PointTile
-        The pixels.
-    columns : numpy.ndarray of int64, (n, 2)
-        First column and one past the last of the parts that may vote into the cell.
-    who : int
-        Number of the segment, at least 1.
-    """
-
-    cell: int
-    points: PointTile
-    columns: Ints
-    who: int
+def point_tiles(tiles: tuple[Tile, ...]) -> Iterator[tuple[PointTile, int]]:
+    """Pixels of tiles, those side by side together, and their segments; read as they are asked for."""
+    for run in _runs(tiles):
+        yield _read(run), run[0].segment
 
 
-def count_votes(tiles: list[Tile], box: Box, rule: Rule) -> Iterator[Ballot]:
-    """The votes for the cells of a box, each to be closed before the next is asked for."""
-    ballots = open_ballots(tiles, box, rule)
-    for cell, points, columns, who in castings(tiles):
-        ballots[cell].cast(points, columns, who, rule)
-    yield from ballots.values()
-
-
-def open_ballots(tiles: list[Tile], box: Box, rule: Rule) -> dict[int, Ballot]:
-    """Ballots for the cells of a box that its tiles vote into, by the cell's number."""
-    voters: dict[int, set[int]] = {}
-    pixels: Counter[int] = Counter()
-    for tile in tiles:
-        for cell in tile.cells:
-            voters.setdefault(cell, set()).add(tile.segment)
-            pixels[cell] += tile.rows * tile.cols
-    counts = rule.grid.counts
-    boxes = {cell: rule.grid.box(Zyx(*map(int, np.unravel_index(cell, counts)))) for cell in voters}
-    return {
-        cell: Ballot(boxes[cell].clip(box), len(voters[cell]) > 1, pixels[cell]) for cell in sorted(voters)
-    }
-
-
-def castings(tiles: list[Tile]) -> Iterator[Casting]:
-    """What the tiles of a box cast; their points are read as they are asked for."""
-    who = {segment: at for at, segment in enumerate(sorted({tile.segment for tile in tiles}), start=1)}
-    for batch in _batches(tiles):
-        for run in _runs(batch):
-            points = _read(run)
-            for cell, columns in _columns(run).items():
-                yield Casting(cell, points, columns, who[run[0].segment])
-
-
-def _columns(run: list[Tile]) -> dict[int, Ints]:
-    """By cell, which columns of a run vote into it: first ones, and those past the last, side by side."""
-    parts: dict[int, list[list[int]]] = {}
-    for tile in run:
-        first = tile.col - run[0].col
-        for cell in tile.cells:
-            of = parts.setdefault(cell, [])
-            if of and of[-1][1] == first:
-                of[-1][1] += tile.cols
-            else:
-                of.append([first, first + tile.cols])
-    return {cell: np.array(of, np.int64) for cell, of in parts.items()}
-
-
-def _batches(tiles: list[Tile]) -> Iterator[list[Tile]]:
-    for at in range(0, len(tiles), BATCH // TILE**2):
-        yield tiles[at : at + BATCH // TILE**2]
-
-
-def _runs(tiles: list[Tile]) -> Iterator[list[Tile]]:
+def _runs(tiles: tuple[Tile, ...]) -> Iterator[list[Tile]]:
     """Tiles side by side, which are read at once."""
     run: list[Tile] = []
     for tile in tiles:
         last = run[-1] if run else tile
-        if run and (last.segment, last.row, last.col + last.cols) != (tile.segment, tile.row, tile.col):
+        beside = (last.segment, last.row, last.col + last.cols) == (tile.segment, tile.row, tile.col)
+        if run and (not beside or len(run) == BATCH // TILE**2):
             yield run
             run = []
         run.append(tile)

@@ -1,0 +1,212 @@
+"""Where a block's votes are counted: bricks of 1 x 4 x 4 voxels, given a place once somebody votes in them.
+
+::
+
+    brick (z, y / 4, x / 4)         mine   of the segment that votes now  --+
+      0  1  2  3                                                            +--> place in the pool
+      4  5  6  7    a number        held   of the segments before it      --+
+      8  9 10 11    a voxel
+     12 13 14 15                    reached  bricks of the segment          free  places given back
+
+A sheet is thin: most of a block holds no vote. What is voted for lies side by side in the pool, and where
+only one segment votes, as nearly everywhere, its bricks are the block's once it is through. Only where
+segments meet must voxels be looked at, to add up votes and to say whether segments disagree.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+EDGE_SHIFT = 2
+EDGE = 1 << EDGE_SHIFT
+VOXELS_SHIFT = 2 * EDGE_SHIFT
+VOXELS = 1 << VOXELS_SHIFT
+"""Of a brick: with numbers of 32 bits, what the processor takes from memory at once."""
+MOST_COUNT = 65535
+INK = 128
+"""Mean value from which a voxel is said to be ink."""
+SHARED = np.uint32(1 << 31)
+"""Of a place in `held`: several segments voted there, and its numbers say what they said."""
+
+
+class Layout(NamedTuple):
+    """How a voxel's votes are one whole number.
+
+    Parameters
+    ----------
+    shift : int
+        The bit from which votes are counted; below is the sum of their values.
+    most : int
+        Votes that it holds, one less than a power of two: twice as many leave the next two bits alone.
+    ink : int
+        The bit that tells that a segment said ink; the next one, that a segment said none.
+    """
+
+    shift: int
+    most: int
+    ink: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the numbers."""
+        return np.dtype(np.int32 if self.ink < 1 << 31 else np.int64)
+
+
+NARROW = Layout(18, (1 << 10) - 1, 1 << 29)
+"""Fast, and enough unless pixels are far closer than voxels."""
+WIDE = Layout(34, (1 << 26) - 1, 1 << 60)
+"""67 million votes for one voxel: further ones are not counted, so that nothing wraps."""
+
+
+class Bricks(NamedTuple):
+    """The votes for a block's voxels, see above.
+
+    Parameters
+    ----------
+    pool : numpy.ndarray of int32 or int64
+        16 numbers a place; place 0 is nobody's.
+    mine, held : numpy.ndarray of uint32
+        By brick, in C order; 0: no place.
+    reached, free : numpy.ndarray of uint32
+        Bricks, and places.
+    sizes : numpy.ndarray of int64, (3,)
+        How many are reached; places ever given; how many are free.
+    """
+
+    pool: NDArray[np.integer]
+    mine: NDArray[np.uint32]
+    held: NDArray[np.uint32]
+    reached: NDArray[np.uint32]
+    free: NDArray[np.uint32]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def room(cls, bricks: int, dtype: np.dtype) -> Bricks:
+        """For so many bricks; what is not used takes no memory."""
+        pool = np.empty((2 * bricks + 1) * VOXELS, dtype)
+        mine, held = np.zeros((2, bricks), np.uint32)
+        reached, free = np.empty((2, bricks), np.uint32)
+        return cls(pool, mine, held, reached, free, np.zeros(3, np.int64))
+
+
+@njit(nogil=True, cache=True)
+def settle(bricks, layout):
+    """Make the votes of the segment that voted the block's; whether a voxel had more than it holds.
+
+    Parameters
+    ----------
+    bricks : Bricks
+        The votes.
+    layout : Layout
+        Of the pool. Votes beyond the most that it holds are not added.
+
+    Returns
+    -------
+    bool
+        Whether any were not.
+    """
+    pool, mine, held, reached, free, sizes = bricks
+    shift, most, ink = layout
+    low = (1 << shift) - 1
+    beyond = False
+    for at in range(sizes[0]):
+        brick = reached[at]
+        place, before = mine[brick], held[brick]
+        mine[brick] = 0
+        if not before:
+            held[brick] = place
+            continue
+        shared = before & SHARED
+        held[brick] = before | SHARED
+        free[sizes[2]] = place
+        sizes[2] += 1
+        theirs = np.uintp(before & ~SHARED) << np.uintp(VOXELS_SHIFT)
+        ours = np.uintp(place) << np.uintp(VOXELS_SHIFT)
+        for k in range(VOXELS):
+            old, new = np.int64(pool[theirs + np.uintp(k)]), np.int64(pool[ours + np.uintp(k)])
+            votes, more = (old & (ink - 1)) >> shift, new >> shift
+            if votes and not shared:
+                old |= ink if 2 * (old & low) + votes >= 2 * INK * votes else 2 * ink
+            if more:
+                said = ink if 2 * (new & low) + more >= 2 * INK * more else 2 * ink
+                full = votes + more > most
+                beyond |= full
+                old = (old if full else old + new) | said
+            pool[theirs + np.uintp(k)] = old
+    sizes[0] = 0
+    return beyond
+
+
+@njit(nogil=True, cache=True)
+def finish(bricks, layout, ink, count):
+    """The stored arrays of a block, from its votes, which are forgotten.
+
+    Parameters
+    ----------
+    bricks : Bricks
+        Settled.
+    layout : Layout
+        Of the pool.
+    ink, count : numpy.ndarray of uint8 and uint16, z y x
+        Receive the mean, rounded half up, and the votes, at most 65535; 0 on entry.
+
+    Returns
+    -------
+    tuple of int
+        Voxels with a vote, those of them that are ink, those where segments disagree, and votes.
+    """
+    pool, held = bricks.pool, bricks.held
+    shift, _, said = layout
+    labelled = painted = conflicts = cast = 0
+    brick = 0
+    for z in range(ink.shape[0]):
+        for y in range(0, ink.shape[1], EDGE):
+            for x in range(0, ink.shape[2], EDGE):
+                place = held[brick] & ~SHARED
+                held[brick] = 0
+                brick += 1
+                if not place:
+                    continue
+                begin = np.uintp(place) << np.uintp(VOXELS_SHIFT)
+                for j in range(min(EDGE, ink.shape[1] - y)):
+                    for k in range(min(EDGE, ink.shape[2] - x)):
+                        votes = np.int64(pool[begin + np.uintp(j * EDGE + k)])
+                        number = (votes & (said - 1)) >> shift
+                        total = votes & ((1 << shift) - 1)
+                        # exact: a quotient of whole numbers below 2^52 is never rounded up to a whole number
+                        mean = int((2.0 * total + number) / (2.0 * max(number, 1)))
+                        ink[z, y + j, x + k] = mean
+                        count[z, y + j, x + k] = min(number, MOST_COUNT)
+                        labelled += number > 0
+                        painted += mean >= INK
+                        conflicts += votes >= 3 * said
+                        cast += number
+    bricks.sizes[1:] = 0
+    return labelled, painted, conflicts, cast
+
+
+@njit(nogil=True, cache=True)
+def count_pieces(ink, count, threshold, of_z, of_y, of_x, pieces):
+    """Labelled and ink voxels of each piece of a chunk.
+
+    Parameters
+    ----------
+    ink, count : numpy.ndarray of uint8 and uint16, z y x
+        A chunk of a label group.
+    threshold : int
+        Mean value from which a voxel is ink.
+    of_z, of_y, of_x : numpy.ndarray of int64
+        Piece of each voxel along each axis.
+    pieces : numpy.ndarray of int64, (pieces along z, y, x, 2)
+        Labelled and ink voxels are added to it.
+    """
+    for i in range(count.shape[0]):
+        for j in range(count.shape[1]):
+            for k in range(count.shape[2]):
+                if count[i, j, k]:
+                    pieces[of_z[i], of_y[j], of_x[k], 0] += 1
+                    pieces[of_z[i], of_y[j], of_x[k], 1] += ink[i, j, k] >= threshold
