@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +57,26 @@ def draw_labels(ink: StoredVolume, count: StoredVolume, scan: StoredVolume | Non
     grid = Grid(count.shape, count.chunks)
     held = count.ledger.chunk_table().nonzero
     order = np.argsort(held, axis=None, kind="stable")[::-1][:PANELS]
-    planes, captions = [], []
-    for at in order:
-        index = Zyx(*map(int, np.unravel_index(at, held.shape)))
-        if held[index]:
-            z = _densest(count, grid.box(index))
-            box = _around(grid.box(index), z, count.shape)
-            planes.append(
-                _overlay(ink.read(box)[0], count.read(box)[0], None if scan is None else scan.read(box)[0])
-            )
-            captions.append(f"z {z}, y {box.start.y}:{box.stop.y}, x {box.start.x}:{box.stop.x}")
-    if not planes:
+    indices = [Zyx(*map(int, np.unravel_index(at, held.shape))) for at in order]
+    boxes = [grid.box(index) for index in indices if held[index]]
+    if not boxes:
         return None
+    with ThreadPoolExecutor() as pool:
+        planes, captions = zip(*pool.map(lambda box: _panel(ink, count, scan, box), boxes), strict=True)
     file = io.BytesIO()
     contact_sheet([planes], [captions]).save(file, format="PNG")
     return file.getvalue()
+
+
+def _panel(
+    ink: StoredVolume, count: StoredVolume, scan: StoredVolume | None, chunk: Box
+) -> tuple[np.ndarray, str]:
+    """The densest slice of a chunk with what is around it, and where that is."""
+    z = _densest(count, chunk)
+    box = _around(chunk, z, count.shape)
+    under = None if scan is None else scan.read(box)[0]
+    caption = f"z {z}, y {box.start.y}:{box.stop.y}, x {box.start.x}:{box.stop.x}"
+    return _overlay(ink.read(box)[0], count.read(box)[0], under), caption
 
 
 def _densest(count: StoredVolume, box: Box) -> int:

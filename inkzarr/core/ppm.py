@@ -62,7 +62,7 @@ class Ppm:
         except (OSError, ValueError) as error:
             msg = f"{self.path} can no longer be read ({error}): was it moved or cut?"
             raise InputError(msg) from error
-        values = np.ascontiguousarray(stored[rows, cols])
+        values = stored[rows, cols].view(np.ndarray)  # of the file's pages: a copy takes as long as all else
         points, normals = np.empty((*values.shape[:2], 3)), np.empty((*values.shape[:2], 3))
         valid = np.empty(values.shape[:2], np.bool_)
         split_points(values, UNIT_TOLERANCE, points, normals, valid)
