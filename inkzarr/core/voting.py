@@ -206,11 +206,8 @@ def vote(points, normals, values, used, rule, start, shape, reaches, bounds, lay
             inside = part[0] == first[0] and part[1] == first[1] and part[2] == first[2]
             inside &= part[3] == last[0] and part[4] == last[1] and part[5] == last[2]
             low = (first[0], first[1] & -EDGE, first[2] & -EDGE)
-            nz, ny, nx = (
-                last[0] - low[0] + 1,
-                (last[1] | EDGE - 1) - low[1] + 1,
-                (last[2] | EDGE - 1) - low[2] + 1,
-            )
+            nz = last[0] - low[0] + 1
+            ny, nx = (last[1] | EDGE - 1) - low[1] + 1, (last[2] | EDGE - 1) - low[2] + 1
             small = max(nz, ny, nx) <= ROOM and (box or inside)
             origin = (start[0] + low[0] - 1, start[1] + low[1] - 1, start[2] + low[2])
             for row in range(i * PART, min((i + 1) * PART, used.shape[0])):
