@@ -41,6 +41,14 @@ def brute(parts, shape, *, depth=4.0, footprint="ray"):
     return mean.astype(np.uint8), np.minimum(votes, 65535).astype(np.uint16), dropped
 
 
+def disagreeing(parts, shape, **rule):
+    """Voxels that one segment calls ink, and another one none."""
+    each = [brute([part], shape, **rule) for part in parts]
+    inked = np.any([ink >= 128 for ink, _, _ in each], axis=0)
+    blank = np.any([(ink < 128) & (count > 0) for ink, count, _ in each], axis=0)
+    return np.count_nonzero(inked & blank)
+
+
 def curved(rng, rows, cols, shape=SHAPE, *, middle=None):
     """A bent sheet somewhere in a volume, with a hole and values that are no numbers."""
     row, col = np.mgrid[:rows, :cols].astype(float)

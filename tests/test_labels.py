@@ -20,7 +20,7 @@ from inkzarr.core.votes import Ballot, PointTile
 from inkzarr.labels import LabelSettings, labels
 from inkzarr.testing.synthetic import SyntheticScroll
 from inkzarr.verify import verify
-from tests.labelling import SHAPE, along, arrays, brute, curved, png, run, segment
+from tests.labelling import SHAPE, along, arrays, brute, curved, disagreeing, png, run, segment
 
 
 @pytest.mark.parametrize("footprint", ["ray", "box"])
@@ -35,10 +35,7 @@ def test_labels_are_those_of_a_double_loop(two, footprint):
     assert report.labelled == np.count_nonzero(count)
     assert report.ink == np.count_nonzero(ink >= 128)
     assert report.votes == count.sum(dtype=np.int64)
-    each = [brute([part], SHAPE, footprint=footprint) for part in parts]
-    ink_by = [one[0] >= 128 for one in each]
-    both = (each[0][1] > 0) & (each[1][1] > 0)
-    assert report.conflicts == np.count_nonzero(both & (ink_by[0] != ink_by[1])) > 0
+    assert report.conflicts == disagreeing(parts, SHAPE, footprint=footprint) > 0
     assert not verify(folder / f"{footprint}.zarr").damaged
     assert "disagree" in str(report)
 
@@ -71,6 +68,7 @@ def test_any_surface(tmp_path_factory, seed, rows, cols, depth, footprint, block
     report = run(folder, **settings)
     np.testing.assert_array_equal(arrays(folder / "out.zarr"), (ink, count))
     assert report.pixels["dropped_voxels"] == dropped
+    assert report.conflicts == disagreeing(parts, shape, depth=depth, footprint=footprint)
     pixels = report.pixels
     assert pixels["used"] + pixels["invalid"] + pixels["outside"] == sum(part[3].size for part in parts)
 

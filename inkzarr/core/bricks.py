@@ -29,8 +29,6 @@ VOXELS = 1 << VOXELS_SHIFT
 MOST_COUNT = 65535
 INK = 128
 """Mean value from which a voxel is said to be ink."""
-SHARED = np.uint32(1 << 31)
-"""Of a place in `held`: several segments voted there, and its numbers say what they said."""
 
 
 class Layout(NamedTuple):
@@ -41,19 +39,19 @@ class Layout(NamedTuple):
     shift : int
         The bit from which votes are counted; below is the sum of their values.
     most : int
-        Votes that it holds, one less than a power of two: twice as many leave the next two bits alone.
-    ink : int
-        The bit that tells that a segment said ink; the next one, that a segment said none.
+        Votes that it holds, one less than a power of two; twice as many leave the bit of `conflict` alone.
+    conflict : int
+        The bit that tells that a segment said ink, and another one none.
     """
 
     shift: int
     most: int
-    ink: int
+    conflict: int
 
     @property
     def dtype(self) -> np.dtype:
         """Of the numbers."""
-        return np.dtype(np.int32 if self.ink < 1 << 31 else np.int64)
+        return np.dtype(np.int32 if self.conflict < 1 << 31 else np.int64)
 
 
 NARROW = Layout(18, (1 << 10) - 1, 1 << 29)
@@ -110,7 +108,7 @@ def settle(bricks, layout):
         Whether any were not.
     """
     pool, mine, held, reached, free, sizes = bricks
-    shift, most, ink = layout
+    shift, most, conflict = layout
     low = (1 << shift) - 1
     beyond = False
     for at in range(sizes[0]):
@@ -120,23 +118,22 @@ def settle(bricks, layout):
         if not before:
             held[brick] = place
             continue
-        shared = before & SHARED
-        held[brick] = before | SHARED
         free[sizes[2]] = place
         sizes[2] += 1
-        theirs = np.uintp(before & ~SHARED) << np.uintp(VOXELS_SHIFT)
+        theirs = np.uintp(before) << np.uintp(VOXELS_SHIFT)
         ours = np.uintp(place) << np.uintp(VOXELS_SHIFT)
         for k in range(VOXELS):
             old, new = np.int64(pool[theirs + np.uintp(k)]), np.int64(pool[ours + np.uintp(k)])
-            votes, more = (old & (ink - 1)) >> shift, new >> shift
-            if votes and not shared:
-                old |= ink if 2 * (old & low) + votes >= 2 * INK * votes else 2 * ink
-            if more:
-                said = ink if 2 * (new & low) + more >= 2 * INK * more else 2 * ink
-                full = votes + more > most
-                beyond |= full
-                old = (old if full else old + new) | said
-            pool[theirs + np.uintp(k)] = old
+            votes, more = (old & (conflict - 1)) >> shift, new >> shift
+            if not more:
+                continue
+            # segments that agreed so far say together what each of them said
+            inked = 2 * (old & low) + votes >= 2 * INK * votes
+            if votes and inked != (2 * (new & low) + more >= 2 * INK * more):
+                old |= conflict
+            full = votes + more > most
+            beyond |= full
+            pool[theirs + np.uintp(k)] = old if full else old + new
     sizes[0] = 0
     return beyond
 
@@ -160,13 +157,13 @@ def finish(bricks, layout, ink, count):
         Voxels with a vote, those of them that are ink, those where segments disagree, and votes.
     """
     pool, held = bricks.pool, bricks.held
-    shift, _, said = layout
+    shift, _, conflict = layout
     labelled = painted = conflicts = cast = 0
     brick = 0
     for z in range(ink.shape[0]):
         for y in range(0, ink.shape[1], EDGE):
             for x in range(0, ink.shape[2], EDGE):
-                place = held[brick] & ~SHARED
+                place = held[brick]
                 held[brick] = 0
                 brick += 1
                 if not place:
@@ -175,7 +172,7 @@ def finish(bricks, layout, ink, count):
                 for j in range(min(EDGE, ink.shape[1] - y)):
                     for k in range(min(EDGE, ink.shape[2] - x)):
                         votes = np.int64(pool[begin + np.uintp(j * EDGE + k)])
-                        number = (votes & (said - 1)) >> shift
+                        number = (votes & (conflict - 1)) >> shift
                         total = votes & ((1 << shift) - 1)
                         # exact: a quotient of whole numbers below 2^52 is never rounded up to a whole number
                         mean = int((2.0 * total + number) / (2.0 * max(number, 1)))
@@ -183,7 +180,7 @@ def finish(bricks, layout, ink, count):
                         count[z, y + j, x + k] = min(number, MOST_COUNT)
                         labelled += number > 0
                         painted += mean >= INK
-                        conflicts += votes >= 3 * said
+                        conflicts += votes >= conflict
                         cast += number
     bricks.sizes[1:] = 0
     return labelled, painted, conflicts, cast
