@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from inkzarr.core import votes as counting
 from inkzarr.core.bricks import NARROW, WIDE, Bricks, finish, settle
-from inkzarr.core.buckets import Rule
+from inkzarr.core.buckets import Rule, Strip, scan_strip
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.labelled import open_labels
-from inkzarr.core.surface import open_surface, write_tifxyz
+from inkzarr.core.surface import Surface, open_surface, write_tifxyz
 from inkzarr.core.votes import Ballot, PointTile
 from inkzarr.labels import LabelSettings, labels
 from inkzarr.testing.synthetic import SyntheticScroll
@@ -122,23 +122,24 @@ def test_votes_never_wrap(monkeypatch, voters, layout):
 @pytest.mark.parametrize("footprint", ["ray", "box"])
 @pytest.mark.parametrize("segments", [1, 2])
 @pytest.mark.parametrize("pixels", [1023, 1024])
-def test_a_voxel_with_more_votes_than_a_narrow_number_holds(footprint, segments, pixels, tmp_path):
+@pytest.mark.parametrize("depth", [2, 16])
+def test_a_voxel_with_more_votes_than_a_narrow_number_holds(footprint, segments, pixels, depth, tmp_path):
     """1023 fit; with one more the block is counted again in numbers of 64 bits."""
-    shape = Zyx(9, 9, 9)
+    shape = Zyx(40, 9, 9)
     parts, left = [], pixels
     for number in range(segments):
         own = left // (segments - number)
         left -= own
-        points = np.broadcast_to([4.0, 4, 4], (1, own, 3))
+        points = np.broadcast_to([20.0, 4, 4], (1, own, 3))
         values = np.full((1, own), 255 if number == 0 else 3, np.uint8)
         parts.append(segment(tmp_path, f"{number}0", points, along(points), None, values))
-    report = run(tmp_path, shape=shape, depth=2, footprint=footprint)
-    ink, count, _ = brute(parts, shape, depth=2, footprint=footprint)
+    report = run(tmp_path, shape=shape, depth=depth, footprint=footprint)
+    ink, count, _ = brute(parts, shape, depth=depth, footprint=footprint)
     assert count.max() == pixels
     np.testing.assert_array_equal(arrays(tmp_path / "out.zarr"), (ink, count))
     assert report.conflicts == (np.count_nonzero(count) if segments > 1 else 0)
     ballot = Ballot(Box.whole(shape), NARROW, shared=True)
-    rule = Rule(2, footprint == "box", Grid(shape, shape))
+    rule = Rule(depth, footprint == "box", Grid(shape, shape))
     with pytest.raises(OverflowError) if pixels > 1023 else nullcontext():
         for number, part in enumerate(parts):
             ballot.cast(PointTile(*part), number, rule)
@@ -176,6 +177,22 @@ def test_parts_that_reach_further_than_a_room(tmp_path_factory, seed, step, dept
     ink, count, dropped = brute([part], shape, depth=depth, footprint=footprint)
     np.testing.assert_array_equal(arrays(folder / "out.zarr"), (ink, count))
     assert report.pixels["dropped_voxels"] == dropped
+
+
+def test_what_lies_between_pixels_that_jump_is_not_entered():
+    """A part of a tile that reaches through the whole volume votes into the cells at its ends alone."""
+    shape = Zyx(1024, 1024, 1024)
+    points = np.stack(np.broadcast_arrays(50.0, *np.mgrid[50:114, 50:114]), -1).astype(float)
+    points[:, 40:] += 824
+    normals, valid = along(points), np.ones(points.shape[:2], bool)
+    surface = Surface((64, 64), (64, 64), "", lambda *part: (points[part], normals[part], valid[part]))
+    values = np.full(points.shape[:2], 255, np.uint8)
+    rule = Rule(4, box=False, grid=Grid(shape, Zyx(128, 128, 128)))
+    scan = scan_strip(Strip(0, surface, 0, 0, values, values > 0), rule)
+    voxels = points.reshape(-1, 1, 3) + np.arange(-4, 5)[:, None] * [1, 0, 0]
+    cells = {tuple(cell) for cell in (voxels.reshape(-1, 3) // 128).astype(int).tolist()}
+    assert {tuple(np.unravel_index(cell, (8, 8, 8))) for cell in scan.pairs[:, 1]} == cells
+    assert len(scan.pairs) == len(cells)
 
 
 def test_rounding_is_half_up(tmp_path):

@@ -1,5 +1,7 @@
 """Where a block's votes are counted: bricks of 1 x 4 x 4 voxels, given a place once somebody votes in them.
 
+Also what `inkzarr.patches` counts of the labels that come of it.
+
 ::
 
     brick (z, y / 4, x / 4)         mine   of the segment that votes now  --+
@@ -39,7 +41,7 @@ class Layout(NamedTuple):
     shift : int
         The bit from which votes are counted; below is the sum of their values.
     most : int
-        Votes that it holds, one less than a power of two; twice as many leave the bit of `conflict` alone.
+        Votes that it holds, one less than a power of two.
     conflict : int
         The bit that tells that a segment said ink, and another one none.
     """
@@ -55,7 +57,7 @@ class Layout(NamedTuple):
 
 
 NARROW = Layout(18, (1 << 10) - 1, 1 << 29)
-"""Fast, and enough unless pixels are far closer than voxels."""
+"""Fast, and enough unless pixels are far closer than voxels, or boxes deep."""
 WIDE = Layout(34, (1 << 26) - 1, 1 << 60)
 """67 million votes for one voxel: further ones are not counted, so that nothing wraps."""
 

@@ -169,8 +169,11 @@ def mark_cells(points, normals, used, rule, shape, cell, tile, reaches, bounds, 
             part = bounds[:, i, j]
             if part[0] > part[3]:
                 continue
-            inside = part[0] >= 0 and part[1] >= 0 and part[2] >= 0
-            if inside and part[3] < shape[0] and part[4] < shape[1] and part[5] < shape[2]:
+            whole = True  # inside, and without a jump: what lies between would be entered too
+            for axis in range(3):
+                first, last = part[axis], part[axis + 3]
+                whole &= first >= 0 and last < shape[axis] and last - first < cell[axis]
+            if whole:
                 pairs = _enter(number, part, shape, cell, begin, pairs, found)
                 continue
             for row in range(i * PART, min((i + 1) * PART, rows)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,10 +72,9 @@ class VotedBlock:
 
     def __call__(self, box: Box) -> Computed:
         """``ink`` (uint8) and ``count`` (uint16) of `box`."""
-        try:
+        with suppress(OverflowError):  # whose traceback would hold the spoilt votes
             return count_votes(self.tiles, box, self.rule, NARROW)
-        except OverflowError:
-            return count_votes(self.tiles, box, self.rule, WIDE)
+        return count_votes(self.tiles, box, self.rule, WIDE)
 
 
 def count_votes(tiles: tuple[Tile, ...], box: Box, rule: Rule, layout: Layout) -> Computed:
@@ -96,8 +96,8 @@ def count_votes(tiles: tuple[Tile, ...], box: Box, rule: Rule, layout: Layout) -
 class Ballot:
     """The votes for the voxels of one block.
 
-    A segment of more than 67 million pixels in one block is settled now and then: of it alone, the
-    conflicts may be miscounted.
+    A segment whose tiles have more than 67 million pixels in one block is settled now and then: of it
+    alone, the conflicts may be miscounted.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from inkzarr.core.footprints import PART
 SIDE = 32
 PLANE = SIDE * SIDE
 ROOM = SIDE - EDGE
-"""Voxels along each axis that may get votes, whole bricks; sums and corners need one before and behind."""
+"""Voxels along each axis that may get votes, whole bricks; behind, and before along z and y, is one for sums."""
 
 
 @njit(nogil=True, cache=True)
@@ -146,8 +146,11 @@ def _add_box(reach, shape, gain, bricks):
     seen = 0
     for z in range(reach[0], reach[3] + 1):
         for y in range(reach[1], reach[4] + 1):
-            for x in range(reach[2], reach[5] + 1):
-                seen |= _add(z, y, x, shape, gain, bricks)
+            for left in range(reach[2] & -EDGE, reach[5] + 1, EDGE):
+                row = _place(bricks, _brick(z, y, left, shape)) + np.uintp((y & (EDGE - 1)) * EDGE)
+                for x in range(max(left, reach[2]), min(left + EDGE, reach[5] + 1)):
+                    bricks.pool[row + np.uintp(x - left)] += gain
+                    seen |= bricks.pool[row + np.uintp(x - left)]
     return seen
 
 
