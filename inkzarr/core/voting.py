@@ -24,7 +24,7 @@ from inkzarr.core.footprints import PART
 SIDE = 32
 PLANE = SIDE * SIDE
 ROOM = SIDE - EDGE
-"""Voxels along each axis that may get votes, whole bricks; behind, and before along z and y, is one for sums."""
+"""Voxels along each axis that may get votes, whole bricks; those around them are for sums and corners."""
 
 
 @njit(nogil=True, cache=True)
