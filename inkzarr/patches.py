@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inkzarr.core.bricks import count_pieces
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.given import unify
 from inkzarr.core.labelled import open_label_arrays
 from inkzarr.core.patches import Patches, refuse_suffix, write_patches
+from inkzarr.core.pieces import count_pieces
 from inkzarr.core.progress import Progress, duration
 from inkzarr.core.remote import is_remote, without_secrets
 from inkzarr.core.schema import INK_THRESHOLD, VERSION

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from inkzarr.core.errors import InputError
-from inkzarr.core.footprints import split_points
 from inkzarr.core.png import PngHeader, check_stream, read_header
+from inkzarr.core.ppm_points import split_points
 from inkzarr.core.whole import whole
 
 Tile = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
