@@ -33,7 +33,6 @@ import dask.array as da
 import numpy as np
 import zarr
 from dask_image.ndmeasure import label as dask_label
-from numcodecs import Blosc
 from scipy import ndimage
 
 from benchmarks.report import machine
@@ -43,6 +42,7 @@ from inkzarr.core.foreground import label_block
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.job import RunOptions
 from inkzarr.core.joins import BlockRuns, Joiner
+from inkzarr.core.packing import compressor
 from tests.peak import ALLOCATOR
 
 LEAST = 128
@@ -117,8 +117,9 @@ def bench_memory(name, array, repeat):
 
 
 def stored(array, path):
-    codec = Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
-    return zarr.create_array(path, data=array, chunks=(128,) * 3, zarr_format=2, compressors=codec)
+    return zarr.create_array(
+        path, data=array, chunks=(128,) * 3, zarr_format=2, compressors=compressor(array.dtype)
+    )
 
 
 def bench_zarr(volumes, repeat):

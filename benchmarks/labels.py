@@ -36,13 +36,13 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from benchmarks.report import machine
-from benchmarks.storage import COMPRESSORS
 from benchmarks.timing import once
 from inkzarr.core.bricks import NARROW
 from inkzarr.core.buckets import Buckets, Rule, Strip, scan_strip
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.job import Computed, Job, RunOptions
 from inkzarr.core.labelled import open_label_arrays
+from inkzarr.core.packing import compressor
 from inkzarr.core.patches import Patches
 from inkzarr.core.runner import write_blocks
 from inkzarr.core.schema import VolumeSpec
@@ -192,7 +192,7 @@ def stage_floor(files, url):
 
     def floor():
         on_all_cores(Path.read_bytes, files)
-        on_all_cores(COMPRESSORS[2].encode, full)
+        on_all_cores(lambda chunk: compressor(chunk.dtype).encode(chunk), full)
 
     return seconds(floor, 3)
 
@@ -261,7 +261,8 @@ def bench_patches(edge: int, sample: int) -> None:
                     np.count_nonzero(labelled & (group["ink"][window] >= 128))
 
         files = [path for path in Path(url).glob("*/*/*/*") if path.is_file()]
-        floor = seconds(lambda: on_all_cores(lambda path: COMPRESSORS[2].decode(path.read_bytes()), files), 3)
+        codec = compressor(count.dtype)
+        floor = seconds(lambda: on_all_cores(lambda path: codec.decode(path.read_bytes()), files), 3)
         step = max(1, len(windows) // sample)
         single = seconds(lambda: one_by_one(windows[::step]), 3) * len(windows) / len(windows[::step])
 

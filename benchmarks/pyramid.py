@@ -23,13 +23,13 @@ import dask
 import dask.array as da
 import numpy as np
 import zarr
-from numcodecs import Blosc
 
 from benchmarks.report import is_quick, machine
 from benchmarks.timing import in_turn, show
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.halving import halve_labels
 from inkzarr.core.job import Computed, Job, RunOptions
+from inkzarr.core.packing import compressor
 from inkzarr.core.runner import write_blocks
 from inkzarr.core.schema import COUNT, INK, VolumeSpec
 from inkzarr.pyramid import BLOCK, PIECE, halve, pyramid
@@ -76,10 +76,9 @@ def halved(level: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def empty(url: str, shape: tuple[int, ...], dtype: np.dtype) -> zarr.Array:
-    compressor = Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
     return zarr.create_array(
         url, shape=shape, chunks=tuple(min(128, n) for n in shape), dtype=dtype, zarr_format=2,
-        compressors=compressor, chunk_key_encoding={"name": "v2", "separator": "/"}, fill_value=0,
+        compressors=compressor(dtype), chunk_key_encoding={"name": "v2", "separator": "/"}, fill_value=0,
     )  # fmt: skip
 
 

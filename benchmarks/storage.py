@@ -24,22 +24,18 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from numcodecs import Blosc
-from zarr.codecs import BloscCodec
 
 from benchmarks.report import is_quick, machine
 from benchmarks.timing import in_turn, show
 from inkzarr.core.buffer import write_voxels
 from inkzarr.core.geometry import Box, Grid, Zyx
+from inkzarr.core.packing import compressor
 from inkzarr.core.store import open_stored
 
 CHUNKS = (128,) * 3
 PLAIN = "zarr-python"
 ZARRS = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
-COMPRESSORS = {
-    2: Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE),
-    3: BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle"),
-}
+COMPRESSORS = {zarr_format: compressor(np.dtype(np.uint8), zarr_format) for zarr_format in (2, 3)}
 
 
 def scan(edge: int) -> np.ndarray:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numcodecs import Blosc
 
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import AXES, Box, Grid, Zyx, check_axes
 from inkzarr.core.job import Job, Plan, Report, RunOptions
+from inkzarr.core.packing import compressor
 from inkzarr.core.progress import Progress, duration, size
 from inkzarr.core.records import BlockRecord
 from inkzarr.core.remote import is_remote
@@ -329,7 +329,7 @@ def _seconds_a_voxel(source: Source, job: Job) -> float:
     began = time.monotonic()
     voxels = _BlockReader(source, job.spec.dtype)(box)
     for piece in voxels:
-        Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE).encode(np.ascontiguousarray(piece))
+        compressor(job.spec.dtype).encode(np.ascontiguousarray(piece))
     BlockRecord.of(box, voxels, job.spec.chunks)
     return (time.monotonic() - began) / box.shape.volume
 

@@ -15,8 +15,6 @@ import numpy as np
 import xarray as xr
 import zarr
 from dask.base import tokenize
-from numcodecs import Blosc
-from zarr.codecs import BloscCodec
 from zarr.errors import NodeNotFoundError, ZarrUserWarning
 
 from inkzarr.core.bounded import unknown_codecs
@@ -25,6 +23,7 @@ from inkzarr.core.geometry import AXES, Grid, Zyx
 from inkzarr.core.lazy import LazyVolume, Readable
 from inkzarr.core.numbered import named_um, numbered, um_in_name
 from inkzarr.core.ome import Level, read_axes, read_levels, write_levels
+from inkzarr.core.packing import compressor
 from inkzarr.core.remote import harmless, is_refusal, is_remote, open_store, without_secrets
 from inkzarr.core.schema import ARRAYS, COUNT, DIMS, INK, LINEAGE, VolumeSpec
 from inkzarr.core.volume import NUMBERS, StoredVolume, own_voxel_size, warn_unfinished
@@ -184,7 +183,7 @@ def as_dataarray(stored: StoredVolume) -> xr.DataArray:
 
 
 def create_volume(store: Store, spec: VolumeSpec, name: str) -> zarr.Array[Any]:
-    """Create the OME-Zarr group and its empty array of blosc zstd chunks; nothing may be there yet.
+    """Create the OME-Zarr group and its empty array of compressed chunks; nothing may be there yet.
 
     Parameters
     ----------
@@ -208,17 +207,15 @@ def create_group(store: Store, spec: VolumeSpec, image: dict[str, Any] | None = 
 def create_level(group: zarr.Group, spec: VolumeSpec) -> zarr.Array[Any]:
     """Create one level's array in an existing group, empty, as `spec` says."""
     encoding: Any = {"name": "default", "separator": "/"}
-    compressor: Any = BloscCodec(cname="zstd", clevel=1, shuffle="noshuffle")
     if spec.zarr_format == 2:
         encoding = {"name": "v2", "separator": "/"}
-        compressor = Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
     return group.create_array(
         spec.path,
         shape=tuple(spec.shape),
         chunks=tuple(spec.chunks),
         shards=spec.shards and tuple(spec.shards),
         dtype=spec.dtype,
-        compressors=compressor,
+        compressors=compressor(spec.dtype, spec.zarr_format),
         filters=None,
         fill_value=0,
         chunk_key_encoding=encoding,
