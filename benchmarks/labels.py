@@ -39,6 +39,7 @@ from benchmarks.report import machine
 from benchmarks.timing import once
 from inkzarr.core.bricks import NARROW
 from inkzarr.core.buckets import Buckets, Rule, Strip, scan_strip
+from inkzarr.core.cut import Cut
 from inkzarr.core.geometry import Grid, Zyx
 from inkzarr.core.job import Computed, Job, RunOptions
 from inkzarr.core.labelled import open_label_arrays
@@ -158,7 +159,7 @@ def kernel_seconds(scroll, footprint):
 
     def kernel(block):
         box, cast = block
-        ink, count = np.zeros(box.shape, np.uint8), np.zeros(box.shape, np.uint16)
+        ink, count = (Cut.zeros(box.shape, np.dtype(kind), rule.grid.cell) for kind in ("u1", "u2"))
         ballot = Ballot(box, NARROW, len({segment for _, segment in cast}) > 1)
         began = time.perf_counter()
         for points, segment in cast:

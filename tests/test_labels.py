@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from inkzarr.core import votes as counting
 from inkzarr.core.bricks import NARROW, WIDE, Bricks, finish, settle
 from inkzarr.core.buckets import Rule, Strip, scan_strip
+from inkzarr.core.cut import Cut
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.labelled import open_labels
@@ -112,10 +113,10 @@ def test_votes_never_wrap(monkeypatch, voters, layout):
             tile = PointTile(points, normals, values, np.ones(size, bool))
             ballot.cast(tile, who, Rule(1, False, Grid(shape, shape)))
             parts.append((points, normals, values, tile.used))
-    ink, count = np.zeros(shape, np.uint8), np.zeros(shape, np.uint16)
+    ink, count = (Cut.zeros(shape, np.dtype(kind), shape) for kind in ("u1", "u2"))
     _, _, conflicts, votes = ballot.close(ink, count)
     np.testing.assert_array_equal((ink, count), brute(parts, shape, depth=1)[:2])
-    assert votes == count.sum()
+    assert votes == np.sum(count)
     assert voters > 1 or not conflicts
 
 
@@ -158,7 +159,7 @@ def test_votes_beyond_all_counting_are_left_out():
         beyond = settle(bricks, WIDE)
     assert beyond
     ink, count = np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 4), np.uint16)
-    assert finish(bricks, WIDE, ink, count)[3] == 16 * (WIDE.most - 1)
+    assert finish(bricks, WIDE, (1, 1), (0, 0, 0), ink, count)[3] == 16 * (WIDE.most - 1)
 
 
 @given(

@@ -90,6 +90,11 @@ class Bricks(NamedTuple):
         reached, free = np.empty((2, bricks), np.uint32)
         return cls(pool, mine, held, reached, free, np.zeros(3, np.int64))
 
+    def forget(self) -> None:
+        """Forget all votes, which are settled."""
+        self.held[:] = 0
+        self.sizes[:] = 0
+
 
 @njit(nogil=True, cache=True)
 def settle(bricks, layout):
@@ -139,8 +144,8 @@ def settle(bricks, layout):
 
 
 @njit(nogil=True, cache=True)
-def finish(bricks, layout, ink, count):
-    """The stored arrays of a block, from its votes, which are forgotten.
+def finish(bricks, layout, across, start, ink, count):
+    """The stored arrays of a part of a block, from its votes.
 
     Parameters
     ----------
@@ -148,6 +153,10 @@ def finish(bricks, layout, ink, count):
         Settled.
     layout : Layout
         Of the pool.
+    across : tuple of two int
+        Bricks of the block along y and x.
+    start : tuple of three int
+        First voxel of the part in the block; along y and x a brick's first.
     ink, count : numpy.ndarray of uint8 and uint16, z y x
         Receive the mean, rounded half up, and the votes, at most 65535; 0 on entry.
 
@@ -159,12 +168,11 @@ def finish(bricks, layout, ink, count):
     pool, held = bricks.pool, bricks.held
     shift, _, conflict = layout
     labelled = painted = conflicts = cast = 0
-    brick = 0
     for z in range(ink.shape[0]):
         for y in range(0, ink.shape[1], EDGE):
+            brick = ((start[0] + z) * across[0] + (start[1] + y) // EDGE) * across[1] + start[2] // EDGE
             for x in range(0, ink.shape[2], EDGE):
                 place = held[brick]
-                held[brick] = 0
                 brick += 1
                 if not place:
                     continue
@@ -182,5 +190,4 @@ def finish(bricks, layout, ink, count):
                         painted += mean >= INK
                         conflicts += votes >= conflict
                         cast += number
-    bricks.sizes[1:] = 0
     return labelled, painted, conflicts, cast

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from inkzarr.core.cut import Cut
 from inkzarr.core.errors import InputError
 from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.progress import duration, size
@@ -197,13 +198,13 @@ class Computed:
 
     Parameters
     ----------
-    arrays : tuple of numpy.ndarray
+    arrays : tuple of numpy.ndarray or Cut
         One for each of the job's `specs`, all of the block's shape.
     tally : dict of str to int
         Counts that add up over blocks; the ledger keeps them.
     """
 
-    arrays: tuple[np.ndarray, ...]
+    arrays: tuple[np.ndarray | Cut, ...]
     tally: dict[str, int] = field(default_factory=dict)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import google_crc32c
 import numpy as np
 
+from inkzarr.core.cut import Cut
 from inkzarr.core.geometry import Box, Grid, Zyx
 
 
@@ -77,7 +78,7 @@ class BlockRecord:
 
     @classmethod
     def of(
-        cls, box: Box, voxels: np.ndarray, chunks: Zyx, tally: dict[str, int] | None = None
+        cls, box: Box, voxels: np.ndarray | Cut, chunks: Zyx, tally: dict[str, int] | None = None
     ) -> BlockRecord:
         """Measure a block's `voxels`, of the shape of `box`, chunk by chunk."""
         inner = Grid(box.shape, chunks)

@@ -20,6 +20,7 @@ import dask.array as da
 import numpy as np
 
 from inkzarr.core.buffer import write_voxels
+from inkzarr.core.cut import Cut
 from inkzarr.core.errors import BlocksFailedError, DiskError, InputError, StoreError
 from inkzarr.core.geometry import Box, Zyx
 from inkzarr.core.job import Computed, Job, Plan, Report, RunOptions
@@ -168,9 +169,10 @@ class _Task:
             return [self._write(box, array, voxels, tally) for array, voxels, tally in parts]
 
     def _write(
-        self, box: Box, array: zarr.Array[Any], voxels: np.ndarray, tally: dict[str, int]
+        self, box: Box, array: zarr.Array[Any], voxels: np.ndarray | Cut, tally: dict[str, int]
     ) -> BlockRecord:
         inner = self._inner(box)
+        chunks = Zyx(*array.chunks)
         if voxels.shape != inner.shape or voxels.dtype != array.dtype:
             msg = (
                 f"block {inner} of {self.stage} came as {voxels.shape} {voxels.dtype}, "
@@ -181,8 +183,10 @@ class _Task:
             whole = np.zeros(box.shape, array.dtype)
             whole[inner.within(box)] = voxels
             voxels = whole
+        if isinstance(voxels, np.ndarray) and array.shards is None:
+            voxels = Cut.of(voxels, chunks)
         write_voxels(array, box.slices, voxels)
-        return BlockRecord.of(box, voxels, Zyx(*array.chunks), tally)
+        return BlockRecord.of(box, voxels, chunks, tally)
 
 
 def _tried(once: Callable[[], T]) -> T:

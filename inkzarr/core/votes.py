@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from inkzarr.core.bricks import EDGE, NARROW, WIDE, Bricks, Layout, finish, settle
 from inkzarr.core.buckets import TILE, Buckets, Rule, Tile
+from inkzarr.core.cut import Cut
 from inkzarr.core.footprints import reaches_of
 from inkzarr.core.geometry import Box
 from inkzarr.core.job import Computed
@@ -85,7 +87,7 @@ def count_votes(tiles: tuple[Tile, ...], box: Box, rule: Rule, layout: Layout) -
     OverflowError
         A voxel may have got more votes than `layout` holds.
     """
-    ink, count = np.zeros(box.shape, np.uint8), np.zeros(box.shape, np.uint16)
+    ink, count = (Cut.zeros(box.shape, np.dtype(kind), rule.grid.cell) for kind in (np.uint8, np.uint16))
     ballot = Ballot(box, layout, len({tile.segment for tile in tiles}) > 1)
     for points, segment in point_tiles(tiles):
         ballot.cast(points, segment, rule)
@@ -116,7 +118,8 @@ class Ballot:
     def __post_init__(self) -> None:
         self._cast, self._who = 0, -1
         z, y, x = self.box.shape
-        self._bricks = _spare.take(z * -(-y // EDGE) * -(-x // EDGE), self.layout.dtype)
+        self._across = -(-y // EDGE), -(-x // EDGE)
+        self._bricks = _spare.take(z * math.prod(self._across), self.layout.dtype)
         self._room = np.zeros(SIDE**3, self.layout.dtype)
 
     def cast(self, tile: PointTile, segment: int, rule: Rule) -> None:
@@ -147,8 +150,8 @@ class Ballot:
             raise OverflowError
         self._cast = 0
 
-    def close(self, ink: Bytes, count: NDArray[np.uint16]) -> tuple[int, ...]:
-        """Fill in the stored arrays of the block, 0 on entry; what `TALLY` names.
+    def close(self, ink: Cut, count: Cut) -> tuple[int, ...]:
+        """Fill in the stored arrays of the block, 0 on entry, in chunks of whole bricks; what `TALLY` names.
 
         Raises
         ------
@@ -156,8 +159,13 @@ class Ballot:
             As `cast`.
         """
         self.settle()
-        labelled, painted, conflicts, cast = map(int, finish(self._bricks, self.layout, ink, count))
+        counted = [
+            finish(self._bricks, self.layout, self._across, tuple(start), piece, count.pieces[start])
+            for start, piece in ink.pieces.items()
+        ]
+        self._bricks.forget()
         _spare.give(self._bricks)
+        labelled, painted, conflicts, cast = (sum(some) for some in zip(*counted, strict=True))
         return labelled, painted, conflicts if self.shared else 0, cast
 
 
