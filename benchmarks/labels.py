@@ -211,9 +211,10 @@ def bench_labels(edge: int, sample: int) -> None:
             home = Path(folder)
             scroll.write_segments(home)
             settings = LabelSettings(shape=Zyx.of(scroll.shape), skip_blank=0, footprint=footprint)
-            place = home / "paths", home / "inklabels", home / "labels.zarr", settings
-            whole = seconds(partial(labels, *place, RunOptions(overwrite=True)), 3)
-            floor = stage_floor(sorted(home.glob("paths/**/*.ppm")), str(home / "labels.zarr"))
+            stores = (home / f"{number}.zarr" for number in range(3))
+            stage = lambda: labels(home / "paths", home / "inklabels", next(stores), settings)  # noqa: E731
+            whole = seconds(stage, 3)
+            floor = stage_floor(sorted(home.glob("paths/**/*.ppm")), str(home / "0.zarr"))
         rates = {
             "Python double loop, in memory": loop,
             "the same, places computed before": first,

@@ -18,8 +18,8 @@ from inkzarr.core.store import open_stored
 from inkzarr.core.volume import StoredVolume
 
 PANELS = 4
-AROUND = 64
-"""Voxels that are shown around a chunk."""
+ACROSS = 2
+"""Chunks that are shown along y and x."""
 INK_COLOUR, NO_INK_COLOUR = np.array([230, 60, 30]), np.array([40, 110, 220])
 OPACITY = 0.55
 
@@ -71,9 +71,9 @@ def draw_labels(ink: StoredVolume, count: StoredVolume, scan: StoredVolume | Non
 def _panel(
     ink: StoredVolume, count: StoredVolume, scan: StoredVolume | None, chunk: Box
 ) -> tuple[np.ndarray, str]:
-    """The densest slice of a chunk with what is around it, and where that is."""
+    """The densest slice of a chunk with what is beside it, and where that is."""
     z = _densest(count, chunk)
-    box = _around(chunk, z, count.shape)
+    box = _beside(chunk, z, Grid(count.shape, count.chunks))
     under = None if scan is None else scan.read(box)[0]
     caption = f"z {z}, y {box.start.y}:{box.stop.y}, x {box.start.x}:{box.stop.x}"
     return _overlay(ink.read(box)[0], count.read(box)[0], under), caption
@@ -84,10 +84,12 @@ def _densest(count: StoredVolume, box: Box) -> int:
     return box.start.z + int(np.count_nonzero(count.read(box), axis=(1, 2)).argmax())
 
 
-def _around(box: Box, z: int, shape: Zyx) -> Box:
-    start = Zyx(z, max(0, box.start.y - AROUND), max(0, box.start.x - AROUND))
-    stop = Zyx(z + 1, min(shape.y, box.stop.y + AROUND), min(shape.x, box.stop.x + AROUND))
-    return Box(start, stop)
+def _beside(chunk: Box, z: int, grid: Grid) -> Box:
+    """A slice of the chunk and of those next to it, each of which must be unpacked."""
+    along = list(zip(chunk.start[1:], grid.cell[1:], grid.counts[1:], grid.shape[1:], strict=True))
+    first = [max(0, min(at // cell, count - ACROSS)) * cell for at, cell, count, _ in along]
+    end = [min(at + ACROSS * cell, size) for at, (_, cell, _, size) in zip(first, along, strict=True)]
+    return Box(Zyx(z, *first), Zyx(z + 1, *end))
 
 
 def _overlay(ink: np.ndarray, count: np.ndarray, scan: np.ndarray | None) -> np.ndarray:
