@@ -30,10 +30,10 @@ NOWHERE = 1 << 30
 def _reach(point, normal, depth, box):
     """First and last voxel of a footprint along one axis, as floats."""
     a, b = point - depth * normal, point + depth * normal
-    low, high = (a, b) if a < b else (b, a)
+    low, high = min(a, b), max(a, b)
     if box:
-        first, last = np.floor(low), np.ceil(high) - 1.0
-        return first, last if last > first else first
+        first = np.floor(low)
+        return first, max(first, np.ceil(high) - 1.0)
     return np.floor(low + 0.5), np.floor(high + 0.5)
 
 
@@ -74,11 +74,14 @@ def find_reaches(points, normals, used, rule, start, reaches, bounds):
     """
     depth, box = rule
     rows, cols = used.shape
+    row_points, row_normals = np.empty((2, cols))  # side by side, so that several are computed at once
     for axis in range(3):
         begin = np.float64(start[axis])
         for row in range(rows):
             for col in range(cols):
-                low, high = _reach(points[row, col, axis], normals[row, col, axis], depth, box)
+                row_points[col], row_normals[col] = points[row, col, axis], normals[row, col, axis]
+            for col in range(cols):
+                low, high = _reach(row_points[col], row_normals[col], depth, box)
                 low, high = min(max(low - begin, -FAR), FAR), min(max(high - begin, -FAR), FAR)
                 votes = used[row, col]
                 reaches[axis, row, col] = np.int32(low) if votes else np.int32(NOWHERE)
