@@ -147,6 +147,26 @@ def test_a_voxel_with_more_votes_than_a_narrow_number_holds(footprint, segments,
         ballot.settle()
 
 
+@pytest.mark.parametrize("layout", [NARROW, WIDE])
+def test_means_are_rounded_exactly(layout):
+    """Just below, at and above what is rounded up, for every number of votes that NARROW holds."""
+    votes = np.arange(1, NARROW.most + 1)[:, None]
+    if layout is WIDE:
+        votes = np.concatenate([votes, WIDE.most - votes])
+    edges = ((2 * np.arange(1, 256) - 1) * votes + 1) // 2
+    totals = np.concatenate([np.clip(edges + d, 0, 255 * votes) for d in (-1, 0, 1)], axis=1)
+    numbers = np.broadcast_to(votes, totals.shape).ravel()
+    size = len(numbers) // 16
+    bricks = Bricks.room(size, layout.dtype)
+    bricks.held[:] = 1 + np.arange(size)
+    bricks.pool[16 : 16 * (size + 1)] = ((numbers << layout.shift) + totals.ravel())[: 16 * size]
+    ink, count = np.zeros((size, 4, 4), np.uint8), np.zeros((size, 4, 4), np.uint16)
+    finish(bricks, layout, (1, 1), (0, 0, 0), ink, count)
+    wanted = (2 * totals.ravel() + numbers) // (2 * numbers)
+    np.testing.assert_array_equal(ink.ravel(), wanted[: 16 * size])
+    np.testing.assert_array_equal(count.ravel(), np.minimum(numbers, 65535)[: 16 * size])
+
+
 def test_votes_beyond_all_counting_are_left_out():
     bricks = Bricks.room(1, WIDE.dtype)
     for votes in (WIDE.most - 1, 9):

@@ -15,6 +15,7 @@ segments meet must voxels be looked at, to add up votes and to say whether segme
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -143,8 +144,68 @@ def settle(bricks, layout):
     return beyond
 
 
-@njit(nogil=True, cache=True)
-def finish(bricks, layout, across, start, ink, count):
+def _finisher(layout: Layout, real: type[np.floating]) -> Callable[..., tuple[int, ...]]:
+    """`finish` for one layout; as that is known when it is compiled, several voxels are computed at once."""
+    whole, shift, conflict = layout.dtype.type, layout.shift, layout.conflict
+    sums, counted = (1 << shift) - 1, conflict - 1
+
+    @njit(nogil=True, cache=True)
+    def finish(bricks, across, start, ink, count):
+        pool, held = bricks.pool, bricks.held
+        depth, height, width = ink.shape
+        room = -(-height // EDGE) * -(-width // EDGE)
+        corners, fetched = np.empty((2, room), np.int64), np.empty(room * VOXELS, pool.dtype)
+        means, numbers = np.empty(len(fetched), np.uint8), np.empty(len(fetched), np.uint16)
+        labelled = painted = conflicts = cast = 0
+        for z in range(depth):
+            # bricks lie far apart: those of a plane are fetched first, and none waits for another
+            n = 0
+            for y in range(0, height, EDGE):
+                brick = ((start[0] + z) * across[0] + (start[1] + y) // EDGE) * across[1] + start[2] // EDGE
+                for x in range(0, width, EDGE):
+                    place = held[brick]
+                    brick += 1
+                    if place:
+                        begin, to = np.uintp(place) << np.uintp(VOXELS_SHIFT), np.uintp(n * VOXELS)
+                        for k in range(VOXELS):
+                            fetched[to + np.uintp(k)] = pool[begin + np.uintp(k)]
+                        corners[0, n], corners[1, n] = y, x
+                        n += 1
+            for k in range(n * VOXELS):
+                votes = fetched[k]
+                number = np.int32((votes & whole(counted)) >> whole(shift))
+                total = whole(votes & whole(sums))
+                # exact: it is 1 / (2 number) or more below the next whole number, and rounding adds less
+                mean = np.int32(real(whole(2 * total + number)) / real(np.int32(2 * max(number, 1))))
+                means[k], numbers[k] = mean, min(number, np.int32(MOST_COUNT))
+                labelled += number > 0
+                painted += mean >= INK
+                conflicts += votes >= whole(conflict)
+                cast += number
+            plane, plane_count = ink[z].reshape(-1), count[z].reshape(-1)
+            for at in range(n):
+                y, x = corners[0, at], corners[1, at]
+                for j in range(min(EDGE, height - y)):
+                    to, of = np.uintp((y + j) * width + x), np.uintp(at * VOXELS + j * EDGE)
+                    for k in range(min(EDGE, width - x)):
+                        plane[to + np.uintp(k)] = means[of + np.uintp(k)]
+                        plane_count[to + np.uintp(k)] = numbers[of + np.uintp(k)]
+        return labelled, painted, conflicts, cast
+
+    return finish
+
+
+_FINISH = {NARROW: _finisher(NARROW, np.float32), WIDE: _finisher(WIDE, np.float64)}
+
+
+def finish(
+    bricks: Bricks,
+    layout: Layout,
+    across: tuple[int, int],
+    start: tuple[int, ...],
+    ink: NDArray[np.uint8],
+    count: NDArray[np.uint16],
+) -> tuple[int, ...]:
     """The stored arrays of a part of a block, from its votes.
 
     Parameters
@@ -165,29 +226,4 @@ def finish(bricks, layout, across, start, ink, count):
     tuple of int
         Voxels with a vote, those of them that are ink, those where segments disagree, and votes.
     """
-    pool, held = bricks.pool, bricks.held
-    shift, _, conflict = layout
-    labelled = painted = conflicts = cast = 0
-    for z in range(ink.shape[0]):
-        for y in range(0, ink.shape[1], EDGE):
-            brick = ((start[0] + z) * across[0] + (start[1] + y) // EDGE) * across[1] + start[2] // EDGE
-            for x in range(0, ink.shape[2], EDGE):
-                place = held[brick]
-                brick += 1
-                if not place:
-                    continue
-                begin = np.uintp(place) << np.uintp(VOXELS_SHIFT)
-                for j in range(min(EDGE, ink.shape[1] - y)):
-                    for k in range(min(EDGE, ink.shape[2] - x)):
-                        votes = np.int64(pool[begin + np.uintp(j * EDGE + k)])
-                        number = (votes & (conflict - 1)) >> shift
-                        total = votes & ((1 << shift) - 1)
-                        # exact: a quotient of whole numbers below 2^52 is never rounded up to a whole number
-                        mean = int((2.0 * total + number) / (2.0 * max(number, 1)))
-                        ink[z, y + j, x + k] = mean
-                        count[z, y + j, x + k] = min(number, MOST_COUNT)
-                        labelled += number > 0
-                        painted += mean >= INK
-                        conflicts += votes >= conflict
-                        cast += number
-    return labelled, painted, conflicts, cast
+    return _FINISH[layout](bricks, across, start, ink, count)
