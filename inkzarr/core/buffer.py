@@ -56,7 +56,8 @@ class Voxels(NDBuffer):
 
 def write_voxels(array: zarr.Array[Any], place: tuple[slice, ...], voxels: np.ndarray | Cut) -> None:
     """Write `voxels`, of the array's dtype, to where `place` says, of which empty chunks are not stored."""
-    if array.shards is not None:  # inside of them zarr takes no buffer but its own
+    # inside of shards zarr takes no buffer but its own; what is not compressed, a store might keep as it is
+    if array.shards is not None or not array.compressors:
         array.set_basic_selection(place, np.asarray(voxels))
         return
     ours = BufferPrototype(default_buffer_prototype().buffer, Voxels)

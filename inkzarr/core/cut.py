@@ -10,7 +10,7 @@ import numpy as np
 from inkzarr.core.geometry import Grid, Zyx
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
     """A block, chunk by chunk.
 
@@ -25,13 +25,12 @@ class Cut:
 
     Examples
     --------
-    >>> block = Cut.of(np.arange(24).reshape(2, 3, 4), Zyx(2, 2, 2))
-    >>> block[0:2, 2:3, 0:2]
-    array([[[ 8,  9]],
-    <BLANKLINE>
-           [[20, 21]]])
-    >>> np.asarray(block).sum()
-    np.int64(276)
+    >>> block = Cut.zeros(Zyx(1, 3, 4), np.dtype(np.uint8), Zyx(1, 2, 2))
+    >>> block[0:1, 2:3, 0:2][:] = 7
+    >>> np.asarray(block)
+    array([[[0, 0, 0, 0],
+            [0, 0, 0, 0],
+            [7, 7, 0, 0]]], dtype=uint8)
     """
 
     shape: Zyx
@@ -44,14 +43,6 @@ class Cut:
         grid = Grid(shape, chunks)
         boxes = map(grid.box, grid.indices())
         return cls(shape, dtype, {box.start: np.zeros(box.shape, dtype) for box in boxes})
-
-    @classmethod
-    def of(cls, voxels: np.ndarray, chunks: Zyx) -> Cut:
-        """A copy of `voxels`."""
-        grid = Grid(Zyx.of(voxels.shape), chunks)
-        boxes = map(grid.box, grid.indices())
-        pieces = {box.start: np.ascontiguousarray(voxels[box.slices]) for box in boxes}
-        return cls(grid.shape, voxels.dtype, pieces)
 
     @property
     def nbytes(self) -> int:
@@ -68,6 +59,9 @@ class Cut:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401, FBT001 - numpy's
         """All voxels, in one array."""
+        if copy is False:
+            msg = "a block that is cut into chunks must be copied"
+            raise ValueError(msg)
         whole = np.empty(self.shape, dtype or self.dtype)
         for start, piece in self.pieces.items():
             whole[tuple(slice(a, a + n) for a, n in zip(start, piece.shape, strict=True))] = piece

@@ -172,7 +172,6 @@ class _Task:
         self, box: Box, array: zarr.Array[Any], voxels: np.ndarray | Cut, tally: dict[str, int]
     ) -> BlockRecord:
         inner = self._inner(box)
-        chunks = Zyx(*array.chunks)
         if voxels.shape != inner.shape or voxels.dtype != array.dtype:
             msg = (
                 f"block {inner} of {self.stage} came as {voxels.shape} {voxels.dtype}, "
@@ -183,10 +182,8 @@ class _Task:
             whole = np.zeros(box.shape, array.dtype)
             whole[inner.within(box)] = voxels
             voxels = whole
-        if isinstance(voxels, np.ndarray) and array.shards is None:
-            voxels = Cut.of(voxels, chunks)
         write_voxels(array, box.slices, voxels)
-        return BlockRecord.of(box, voxels, chunks, tally)
+        return BlockRecord.of(box, voxels, Zyx(*array.chunks), tally)
 
 
 def _tried(once: Callable[[], T]) -> T:

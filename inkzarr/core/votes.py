@@ -157,7 +157,12 @@ class Ballot:
         ------
         OverflowError
             As `cast`.
+        ValueError
+            A chunk begins amid a brick.
         """
+        if any(at % EDGE for start in ink.pieces for at in start[1:]):
+            msg = f"chunks of {ink.shape} do not begin at multiples of {EDGE} voxels along y and x"
+            raise ValueError(msg)
         self.settle()
         counted = [
             finish(self._bricks, self.layout, self._across, tuple(start), piece, count.pieces[start])

@@ -34,3 +34,7 @@ def test_both_formats_pack_alike_and_plain_zarr_reads_it(tmp_path, zarr_format, 
         told = codec.to_dict()["configuration"]
         assert told["shuffle"] == ("shuffle" if split else "noshuffle")
         assert (told["typesize"], told["blocksize"]) == (np.dtype(dtype).itemsize, PACKED_AT_ONCE)
+    chunk = tmp_path / "a.zarr" / spec.path / ("0/0/0" if zarr_format == 2 else "c/0/0/0")
+    head = chunk.read_bytes()[:16]
+    assert head[3] == np.dtype(dtype).itemsize, "blosc's typesize"
+    assert int.from_bytes(head[8:12], "little") == min(PACKED_AT_ONCE, 64 * 128 * 128 * head[3])
