@@ -62,6 +62,6 @@ def write_voxels(array: zarr.Array[Any], place: tuple[slice, ...], voxels: np.nd
         return
     ours = BufferPrototype(default_buffer_prototype().buffer, Voxels)
     given: Any = voxels
-    if isinstance(voxels, Cut) and len(voxels.pieces) == 1:
+    if isinstance(voxels, Cut) and len(voxels.pieces) == 1:  # zarr takes such a block for the chunk itself
         (given,) = voxels.pieces.values()
     array.set_basic_selection(place, given, prototype=ours)
