@@ -160,7 +160,7 @@ def kernel_seconds(scroll, footprint):
 
     def kernel(block):
         box, cast = block
-        ink, count = (Cut.zeros(box.shape, np.dtype(kind), rule.grid.cell) for kind in ("u1", "u2"))
+        ink, count = (Cut.empty(box.shape, np.dtype(kind), rule.grid.cell) for kind in ("u1", "u2"))
         ballot = Ballot(box, NARROW, len({segment for _, segment in cast}) > 1)
         began = time.perf_counter()
         for points, segment in cast:

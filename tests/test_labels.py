@@ -113,7 +113,7 @@ def test_votes_never_wrap(monkeypatch, voters, layout):
             tile = PointTile(points, normals, values, np.ones(size, bool))
             ballot.cast(tile, who, Rule(1, False, Grid(shape, shape)))
             parts.append((points, normals, values, tile.used))
-    ink, count = (Cut.zeros(shape, np.dtype(kind), Zyx(3, 4, 16)) for kind in ("u1", "u2"))
+    ink, count = (Cut.empty(shape, np.dtype(kind), Zyx(3, 4, 16)) for kind in ("u1", "u2"))
     _, _, conflicts, votes = ballot.close(ink, count)
     np.testing.assert_array_equal((ink, count), brute(parts, shape, depth=1)[:2])
     assert votes == np.sum(count)
@@ -149,7 +149,7 @@ def test_a_voxel_with_more_votes_than_a_narrow_number_holds(footprint, segments,
 
 def test_chunks_that_begin_amid_a_brick_are_refused():
     shape = Zyx(4, 5, 40)
-    ink, count = (Cut.zeros(shape, np.dtype(kind), Zyx(4, 5, 6)) for kind in ("u1", "u2"))
+    ink, count = (Cut.empty(shape, np.dtype(kind), Zyx(4, 5, 6)) for kind in ("u1", "u2"))
     with pytest.raises(ValueError, match="multiples of 4"):
         Ballot(Box.whole(shape), NARROW, shared=False).close(ink, count)
 

@@ -183,6 +183,7 @@ def _finisher(layout: Layout, real: type[np.floating]) -> Callable[..., tuple[in
                 conflicts += votes >= whole(conflict)
                 cast += number
             plane, plane_count = ink[z].reshape(-1), count[z].reshape(-1)
+            plane[:], plane_count[:] = 0, 0
             for at in range(n):
                 y, x = corners[0, at], corners[1, at]
                 for j in range(min(EDGE, height - y)):
@@ -219,7 +220,7 @@ def finish(
     start : tuple of three int
         First voxel of the part in the block; along y and x a brick's first.
     ink, count : numpy.ndarray of uint8 and uint16, z y x
-        Receive the mean, rounded half up, and the votes, at most 65535; 0 on entry.
+        Receive the mean, rounded half up, and the votes, at most 65535; 0 without a vote.
 
     Returns
     -------

@@ -25,12 +25,13 @@ class Cut:
 
     Examples
     --------
-    >>> block = Cut.zeros(Zyx(1, 3, 4), np.dtype(np.uint8), Zyx(1, 2, 2))
-    >>> block[0:1, 2:3, 0:2][:] = 7
+    >>> block = Cut.empty(Zyx(1, 3, 4), np.dtype(np.uint8), Zyx(1, 2, 2))
+    >>> for number, piece in enumerate(block.pieces.values()):
+    ...     piece[:] = number
     >>> np.asarray(block)
-    array([[[0, 0, 0, 0],
-            [0, 0, 0, 0],
-            [7, 7, 0, 0]]], dtype=uint8)
+    array([[[0, 0, 1, 1],
+            [0, 0, 1, 1],
+            [2, 2, 3, 3]]], dtype=uint8)
     """
 
     shape: Zyx
@@ -38,11 +39,11 @@ class Cut:
     pieces: dict[Zyx, np.ndarray]
 
     @classmethod
-    def zeros(cls, shape: Zyx, dtype: np.dtype, chunks: Zyx) -> Cut:
-        """Voxels of 0."""
+    def empty(cls, shape: Zyx, dtype: np.dtype, chunks: Zyx) -> Cut:
+        """Chunks that are yet to be filled in."""
         grid = Grid(shape, chunks)
         boxes = map(grid.box, grid.indices())
-        return cls(shape, dtype, {box.start: np.zeros(box.shape, dtype) for box in boxes})
+        return cls(shape, dtype, {box.start: np.empty(box.shape, dtype) for box in boxes})
 
     @property
     def nbytes(self) -> int:

@@ -87,7 +87,7 @@ def count_votes(tiles: tuple[Tile, ...], box: Box, rule: Rule, layout: Layout) -
     OverflowError
         A voxel may have got more votes than `layout` holds.
     """
-    ink, count = (Cut.zeros(box.shape, np.dtype(kind), rule.grid.cell) for kind in (np.uint8, np.uint16))
+    ink, count = (Cut.empty(box.shape, np.dtype(kind), rule.grid.cell) for kind in (np.uint8, np.uint16))
     ballot = Ballot(box, layout, len({tile.segment for tile in tiles}) > 1)
     for points, segment in point_tiles(tiles):
         ballot.cast(points, segment, rule)
@@ -151,7 +151,7 @@ class Ballot:
         self._cast = 0
 
     def close(self, ink: Cut, count: Cut) -> tuple[int, ...]:
-        """Fill in the stored arrays of the block, 0 on entry, in chunks of whole bricks; what `TALLY` names.
+        """Fill in the stored arrays of the block, in chunks of whole bricks; what `TALLY` names.
 
         Raises
         ------

@@ -13,7 +13,7 @@ SHAPE, CHUNKS = Zyx(9, 6, 10), Zyx(4, 4, 4)
 
 
 def cut(voxels, chunks=CHUNKS):
-    block = Cut.zeros(Zyx.of(voxels.shape), voxels.dtype, chunks)
+    block = Cut.empty(Zyx.of(voxels.shape), voxels.dtype, chunks)
     for start, piece in block.pieces.items():
         piece[:] = voxels[tuple(slice(a, a + n) for a, n in zip(start, piece.shape, strict=True))]
     return block
@@ -33,6 +33,7 @@ def test_it_is_stored_and_measured_as_the_whole_array_is(tmp_path, tree, voxels,
         array = zarr.create_array(
             tmp_path / name, shape=(13, 6, 10), chunks=chunks, dtype="u2", fill_value=0, **layout
         )
+        array[:] = 1
         if name == "zarr":
             array[:9] = given
         else:
@@ -41,6 +42,18 @@ def test_it_is_stored_and_measured_as_the_whole_array_is(tmp_path, tree, voxels,
     box = Box.whole(SHAPE)
     assert BlockRecord.of(box, given, chunks) == BlockRecord.of(box, voxels, chunks)
     np.testing.assert_array_equal(given, voxels)
+
+
+def test_empty_is_what_the_fill_value_says(tmp_path, tree):
+    voxels = np.full(SHAPE, 7, np.uint16)
+    voxels[8, 5, 9] = 0
+    for name, given in (("zarr", voxels), ("cut", cut(voxels))):
+        array = zarr.create_array(
+            tmp_path / name, shape=SHAPE, chunks=CHUNKS, dtype="u2", fill_value=7, zarr_format=2
+        )
+        write_voxels(array, Box.whole(SHAPE).slices, given)
+    assert tree(tmp_path / "cut") == tree(tmp_path / "zarr")
+    assert array.nchunks_initialized == 1
 
 
 def test_shards(tmp_path, voxels):
