@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from inkzarr.core.geometry import Box
 from inkzarr.core.job import Computed
 from inkzarr.core.voting import SIDE, vote
 
-BATCH = 1 << 19
+BATCH = 1 << 15
 """Pixels whose points a block holds at once."""
 MOST_PIXELS = WIDE.most
 """So many may vote before their votes are settled."""
@@ -214,30 +214,51 @@ class PointTile(NamedTuple):
 
 def point_tiles(tiles: tuple[Tile, ...]) -> Iterator[tuple[PointTile, int]]:
     """Pixels of tiles, those side by side together, and their segments; read as they are asked for."""
-    for run in _runs(tiles):
-        yield _read(run), run[0].segment
+    for patch in _patches(tiles):
+        yield _read(patch), patch[0].segment
 
 
-def _runs(tiles: tuple[Tile, ...]) -> Iterator[list[Tile]]:
-    """Tiles side by side, which are read at once."""
-    run: list[Tile] = []
-    for tile in tiles:
-        last = run[-1] if run else tile
-        beside = (last.segment, last.row, last.col + last.cols) == (tile.segment, tile.row, tile.col)
-        if run and (not beside or len(run) == BATCH // TILE**2):
-            yield run
-            run = []
-        run.append(tile)
-    if run:
-        yield run
+def _patches(tiles: tuple[Tile, ...]) -> list[list[Tile]]:
+    """Tiles that fill a rectangle, which are read at once; those of one segment come together."""
+    rows = _joined([[tile] for tile in tiles], _beside)
+    return _joined(sorted(rows, key=lambda run: (run[0].segment, *_columns(run), run[0].row)), _below)
 
 
-def _read(run: list[Tile]) -> PointTile:
-    first, last = run[0], run[-1]
-    rows, cols = slice(first.row, first.row + first.rows), slice(first.col, last.col + last.cols)
+def _joined(runs: list[list[Tile]], fits: Callable[[list[Tile], list[Tile]], bool]) -> list[list[Tile]]:
+    """Each run together with those before it that it fits, as far as their points may be held at once."""
+    joined: list[list[Tile]] = []
+    for run in runs:
+        if joined and fits(joined[-1], run) and len(joined[-1]) + len(run) <= BATCH // TILE**2:
+            joined[-1] = joined[-1] + run
+        else:
+            joined.append(run)
+    return joined
+
+
+def _columns(run: list[Tile]) -> tuple[int, int]:
+    return run[0].col, run[-1].col + run[-1].cols
+
+
+def _beside(left: list[Tile], right: list[Tile]) -> bool:
+    last, tile = left[-1], right[0]
+    return (last.segment, last.row, last.col + last.cols) == (tile.segment, tile.row, tile.col)
+
+
+def _below(over: list[Tile], run: list[Tile]) -> bool:
+    last, tile = over[-1], run[0]
+    where = (last.segment, last.row + last.rows, over[0].col, last.col + last.cols)
+    return where == (tile.segment, tile.row, *_columns(run))
+
+
+def _read(patch: list[Tile]) -> PointTile:
+    first, last = patch[0], patch[-1]
+    rows, cols = slice(first.row, last.row + last.rows), slice(first.col, last.col + last.cols)
     points, normals, _ = first.surface.tile(rows, cols)
-    parts = [_unpack(tile) for tile in run]
-    values, used = (np.concatenate(planes, axis=1) for planes in zip(*parts, strict=True))
+    values, used = np.empty(points.shape[:2], np.uint8), np.empty(points.shape[:2], np.bool_)
+    for tile in patch:
+        row, col = tile.row - first.row, tile.col - first.col
+        place = slice(row, row + tile.rows), slice(col, col + tile.cols)
+        values[place], used[place] = _unpack(tile)
     return PointTile(points, normals, values, used)
 
 
