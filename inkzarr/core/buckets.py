@@ -266,7 +266,6 @@ class Buckets:
         sizes = np.array([len(one) for one in scan.packed], np.int64)
         starts = self._end + np.cumsum(sizes) - sizes
         with _told_of_the_folder():
-            self._file.seek(self._end)
             self._file.write(b"".join(scan.packed))
         self._end += int(sizes.sum())
         segment = np.full(len(sizes), scan.segment, np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 
@@ -58,16 +59,18 @@ class Ppm:
     def __call__(self, rows: slice, cols: slice) -> Tile:
         """Points, normals and validity of a tile, as `inkzarr.core.surface.SurfaceTile` tells them."""
         try:
-            stored = np.memmap(self.path, "<f8", "r", self.offset, (*self.shape, VALUES))
-        except (OSError, ValueError) as error:
+            with self.path.open("rb", buffering=0) as file:
+                pages = mmap(file.fileno(), 0, access=ACCESS_READ)
+            stored = np.ndarray((*self.shape, VALUES), "<f8", pages, self.offset)
+        except (OSError, ValueError, TypeError) as error:
             msg = f"{self.path} can no longer be read ({error}): was it moved or cut?"
             raise InputError(msg) from error
-        values = stored[rows, cols].view(np.ndarray)  # of the file's pages: a copy takes as long as all else
+        values = stored[rows, cols]  # of the file's pages: a copy takes as long as all else
         points, normals = np.empty((*values.shape[:2], 3)), np.empty((*values.shape[:2], 3))
         valid = np.empty(values.shape[:2], np.bool_)
         split_points(values, UNIT_TOLERANCE, points, normals, valid)
-        mask = mask_path(self.path)
-        if self.masked and mask.exists():
+        if self.has_mask:
+            mask = mask_path(self.path)
             with _decoding:  # else every thread would decode it
                 valid &= _cached_mask(mask, mask.stat().st_mtime_ns, self.shape)[rows, cols]
             points[~valid] = normals[~valid] = 0

@@ -40,10 +40,10 @@ class ChunkRecord:
         """Measure the voxels of one chunk (any shape and dtype)."""
         packed = np.ascontiguousarray(voxels).view()
         packed.flags.writeable = False  # the checksum takes no other, and copying costs more than it
-        low, high = packed.min().item(), packed.max().item()
-        nonzero = 0 if low == high == 0 else int(np.count_nonzero(packed))
-        upper = None
-        if packed.dtype.kind == "u":
+        high, nonzero, upper = packed.max().item(), int(np.count_nonzero(packed)), None
+        natural = packed.dtype.kind == "u"
+        low = 0 if natural and nonzero < packed.size else packed.min().item()
+        if natural:
             half = 1 << (8 * packed.itemsize - 1)
             upper = 0 if high < half else int(np.count_nonzero(packed >= half))
         return cls(google_crc32c.value(packed), nonzero, low, high, upper)

@@ -56,7 +56,8 @@ class Painted:
     def used(self, rows: slice, cols: slice) -> Bools:
         """Which pixels may vote: in a block that is painted, and supervised."""
         row, col = (np.arange(part.start, part.stop) // self.edge for part in (rows, cols))
-        used: Bools = self.written[np.ix_(row, col)]
+        wide = self.written[row[0] : row[-1] + 1, col[0] : col[-1] + 1]
+        used: Bools = wide.repeat(np.bincount(col - col[0]), axis=1)[row - row[0]]
         return used if self.supervised is None else used & self.supervised[rows, cols]
 
     def there(self, rows: slice, cols: slice) -> Bools | None:
