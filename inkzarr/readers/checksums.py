@@ -17,7 +17,7 @@ from inkzarr.core.remote import is_remote
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PIECE = 1 << 24
+PIECE = 1 << 20
 THREADS = 8
 
 
