@@ -20,6 +20,7 @@ from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from inkzarr.core.cut import Cut
+from inkzarr.core.geometry import Grid, Zyx
 
 WHOLE = "ui"
 """Kinds of dtype for which equal values have equal bytes: floats have two zeros, and nan."""
@@ -63,7 +64,7 @@ class Voxels(NDBuffer):
 
 def write_voxels(array: zarr.Array[Any], place: tuple[slice, ...], voxels: np.ndarray | Cut) -> None:
     """Write `voxels`, of the array's dtype, to where `place` says, of which empty chunks are not stored."""
-    if isinstance(voxels, Cut) and _plain(array, place):
+    if isinstance(voxels, Cut) and _plain(array, place, voxels):
         _write_chunks(array, place, voxels)
     # inside of shards zarr takes no buffer but its own; what is not compressed, a store might keep as it is
     elif array.shards is not None or not array.compressors:
@@ -73,21 +74,21 @@ def write_voxels(array: zarr.Array[Any], place: tuple[slice, ...], voxels: np.nd
         array.set_basic_selection(place, np.asarray(voxels), prototype=ours)
 
 
-def _plain(array: zarr.Array[Any], place: tuple[slice, ...]) -> bool:
-    """Whether chunks lie as a whole in `place`, and are nothing but compressed whole numbers."""
-    form = array.metadata
-    whole = all(
-        part.start % chunk == 0 and (part.stop % chunk == 0 or part.stop == size)
-        for part, chunk, size in zip(place, array.chunks, array.shape, strict=True)
-    )
+def _plain(array: zarr.Array[Any], place: tuple[slice, ...], voxels: Cut) -> bool:
+    """Whether a block is cut into the array's whole chunks, and these are whole numbers, compressed alone."""
+    form, grid = array.metadata, Grid(voxels.shape, Zyx.of(array.chunks))
+    ends = zip(place, array.chunks, array.shape, strict=True)
     return (
-        whole
+        all(a.start % chunk == 0 and (a.stop % chunk == 0 or a.stop == size) for a, chunk, size in ends)
+        and {box.start: box.shape for box in map(grid.box, grid.indices())}
+        == {start: piece.shape for start, piece in voxels.pieces.items()}
         and isinstance(form, ArrayV2Metadata)
         and form.compressor is not None
         and not form.filters
         and form.order == "C"
         and array.dtype.kind in WHOLE
         and array.dtype.isnative
+        and not array.config.write_empty_chunks
     )
 
 

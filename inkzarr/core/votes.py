@@ -213,7 +213,7 @@ class PointTile(NamedTuple):
 
 
 def point_tiles(tiles: tuple[Tile, ...]) -> Iterator[tuple[PointTile, int]]:
-    """Pixels of tiles, those side by side together, and their segments; read as they are asked for."""
+    """Pixels of tiles, those that fill a rectangle together, and their segments; read when asked for."""
     for patch in _patches(tiles):
         yield _read(patch), patch[0].segment
 

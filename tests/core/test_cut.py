@@ -56,6 +56,28 @@ def test_empty_is_what_the_fill_value_says(tmp_path, tree):
     assert array.nchunks_initialized == 1
 
 
+def test_empty_chunks_are_stored_where_the_array_says_so(tmp_path, tree):
+    voxels = np.zeros(SHAPE, np.uint16)
+    for name, given in (("zarr", voxels), ("cut", cut(voxels))):
+        array = zarr.create_array(
+            tmp_path / name,
+            shape=SHAPE,
+            chunks=CHUNKS,
+            dtype="u2",
+            zarr_format=2,
+            config={"write_empty_chunks": True},
+        )
+        write_voxels(array, Box.whole(SHAPE).slices, given)
+    assert tree(tmp_path / "cut") == tree(tmp_path / "zarr")
+    assert array.nchunks_initialized == 3 * 2 * 3
+
+
+def test_chunks_of_another_size(tmp_path, voxels):
+    array = zarr.create_array(tmp_path / "a", shape=SHAPE, chunks=(8, 8, 8), dtype="u2", zarr_format=2)
+    write_voxels(array, Box.whole(SHAPE).slices, cut(voxels))
+    np.testing.assert_array_equal(array[:], voxels)
+
+
 def test_shards(tmp_path, voxels):
     array = zarr.create_array(tmp_path / "a", shape=SHAPE, chunks=CHUNKS, shards=(12, 8, 12), dtype="u2")
     write_voxels(array, Box.whole(SHAPE).slices, cut(voxels))
