@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inkzarr.core.errors import DiskError, InputError
-from inkzarr.core.footprints import mark_cells, reaches_of
+from inkzarr.core.footprints import mark_cells, side_by_side
 from inkzarr.core.geometry import Box, Grid
 from inkzarr.core.surface import Surface
 
@@ -170,12 +170,11 @@ def scan_strip(strip: Strip, rule: Rule) -> Scan:
     valid = valid if strip.there is None else valid & strip.there
     used = strip.used & valid
     shape, cell = tuple(rule.grid.shape), tuple(rule.grid.cell)
-    pixels = (points, normals, used)
-    reaches = reaches_of(*pixels, rule.footprint, (0, 0, 0))
+    pixels = (side_by_side(points), side_by_side(normals), used)
     room = 8 * (-(-width // TILE)) + 64
     while True:
         found = np.empty((room, 2), np.int64)
-        pairs, dropped, outside = mark_cells(*pixels, rule.footprint, shape, cell, TILE, *reaches, found)
+        pairs, dropped, outside = mark_cells(*pixels, rule.footprint, shape, cell, TILE, found)
         if pairs <= room:
             break
         room = pairs

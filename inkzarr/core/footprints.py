@@ -37,65 +37,64 @@ def _reach(point, normal, depth, box):
     return np.floor(low + 0.5), np.floor(high + 0.5)
 
 
-def reaches_of(
-    points: NDArray[np.float64],
-    normals: NDArray[np.float64],
-    used: NDArray[np.bool_],
-    rule: tuple[float, bool],
-    start: tuple[int, ...],
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """How far pixels vote, and parts of 16 x 16 of them; see `find_reaches`."""
-    rows, cols = used.shape
-    reaches = np.empty((6, rows, cols), np.int32)
-    bounds = np.empty((6, -(-rows // PART), -(-cols // PART)), np.int32)
-    find_reaches(points, normals, used, rule, start, reaches, bounds)
-    return reaches, bounds
+def side_by_side(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points or normals of a tile as the loops read them: (rows, 3 * columns), a pixel's z, y, x together."""
+    return np.ascontiguousarray(points).reshape(len(points), -1)
 
 
 @njit(nogil=True, cache=True)
-def find_reaches(points, normals, used, rule, start, reaches, bounds):
-    """How far pixels vote.
+def reaches_room():
+    """Room for the reaches of a part, and one row more; see `find_reaches`."""
+    return np.empty((PART + 1, 3 * PART), np.int32), np.empty((PART + 1, 3 * PART), np.int32)
+
+
+@njit(nogil=True, cache=True)
+def find_reaches(points, normals, used, rule, top, left, firsts, lasts):
+    """How far the pixels of a part, 16 x 16 of a tile, vote.
 
     Parameters
     ----------
-    points, normals : numpy.ndarray of float64, (rows, columns, 3)
-        z, y, x; finite where used.
+    points, normals : numpy.ndarray of float64, (rows, 3 * columns)
+        Of the tile, see `side_by_side`; finite where used.
     used : numpy.ndarray of bool, (rows, columns)
         Which pixels vote.
     rule : tuple of float and bool
         Depth in voxels, and whether the footprint is the box.
-    start : tuple of three int
-        The voxel from which others are counted.
-    reaches : numpy.ndarray of int32, (6, rows, columns)
-        Receives the first z, y, x and the last z, y, x of a pixel's footprint; the first lies past the last
-        where a pixel does not vote.
-    bounds : numpy.ndarray of int32, (6, rows / PART, columns / PART)
-        Receives the same of parts of 16 x 16 pixels.
+    top, left : int
+        The part's first row and column.
+    firsts, lasts : numpy.ndarray of int32, (PART + 1, 3 * PART)
+        Receive the first and the last z, y, x of each pixel's footprint, row by row; the first lies past the
+        last where a pixel does not vote. The row past them is scratch.
+
+    Returns
+    -------
+    tuple of six int
+        First z, y, x and last z, y, x of the part.
     """
     depth, box = rule
-    rows, cols = used.shape
-    row_points, row_normals = np.empty((2, cols))  # side by side, so that several are computed at once
-    for axis in range(3):
-        begin = np.float64(start[axis])
-        for row in range(rows):
-            for col in range(cols):
-                row_points[col], row_normals[col] = points[row, col, axis], normals[row, col, axis]
-            for col in range(cols):
-                low, high = _reach(row_points[col], row_normals[col], depth, box)
-                low, high = min(max(low - begin, -FAR), FAR), min(max(high - begin, -FAR), FAR)
-                votes = used[row, col]
-                reaches[axis, row, col] = np.int32(low) if votes else np.int32(NOWHERE)
-                reaches[axis + 3, row, col] = np.int32(high) if votes else np.int32(-NOWHERE)
-        for i in range(bounds.shape[1]):
-            for j in range(bounds.shape[2]):
-                first, last = np.int32(NOWHERE), np.int32(-NOWHERE)
-                for row in range(i * PART, min((i + 1) * PART, rows)):
-                    for col in range(j * PART, min((j + 1) * PART, cols)):
-                        first, last = (
-                            min(first, reaches[axis, row, col]),
-                            max(last, reaches[axis + 3, row, col]),
-                        )
-                bounds[axis, i, j], bounds[axis + 3, i, j] = first, last
+    height, width = min(PART, used.shape[0] - top), min(PART, used.shape[1] - left)
+    for row in range(height):
+        columns = slice(3 * left, 3 * (left + width))
+        p, n = points[top + row, columns], normals[top + row, columns]
+        first, last = firsts[row], lasts[row]
+        for k in range(len(p)):  # several at once
+            low, high = _reach(p[k], n[k], depth, box)
+            first[k], last[k] = np.int32(min(max(low, -FAR), FAR)), np.int32(min(max(high, -FAR), FAR))
+        for col in range(width):
+            if not used[top + row, left + col]:
+                for k in range(3 * col, 3 * col + 3):
+                    first[k], last[k] = NOWHERE, -NOWHERE
+    lowest, highest = firsts[PART], lasts[PART]
+    lowest[:], highest[:] = NOWHERE, -NOWHERE
+    for row in range(height):
+        first, last = firsts[row], lasts[row]
+        for k in range(3 * width):
+            lowest[k], highest[k] = min(lowest[k], first[k]), max(highest[k], last[k])
+    z, y, x, end_z, end_y, end_x = NOWHERE, NOWHERE, NOWHERE, -NOWHERE, -NOWHERE, -NOWHERE
+    for k in range(0, 3 * width, 3):
+        z, y, x = min(z, lowest[k]), min(y, lowest[k + 1]), min(x, lowest[k + 2])
+        end_z, end_y, end_x = max(end_z, highest[k]), max(end_y, highest[k + 1]), max(end_x, highest[k + 2])
+    return z, y, x, end_z, end_y, end_x
 
 
 @njit(nogil=True, cache=True)
@@ -143,13 +142,13 @@ def _enter(number, reach, shape, cell, begin, pairs, found):
 
 
 @njit(nogil=True, cache=True)
-def mark_cells(points, normals, used, rule, shape, cell, tile, reaches, bounds, found):
+def mark_cells(points, normals, used, rule, shape, cell, tile, found):
     """Which cells of the volume the pixels of each tile may vote into.
 
     Parameters
     ----------
-    points, normals, used, rule, reaches, bounds
-        See `find_reaches`; the reaches are counted from 0.
+    points, normals, used, rule
+        Of a strip of tiles side by side; see `find_reaches`.
     shape, cell : tuple of three int
         The volume and a cell, in voxels.
     tile : int
@@ -163,13 +162,14 @@ def mark_cells(points, normals, used, rule, shape, cell, tile, reaches, bounds, 
         Pairs found, voxels dropped outside the volume, pixels that lie outside as a whole.
     """
     rows, cols = used.shape
+    firsts, lasts = reaches_room()
     begin = pairs = dropped = lost = 0
-    for j in range(bounds.shape[2]):
-        number = j * PART // tile
-        if j * PART % tile == 0:
+    for left in range(0, cols, PART):
+        number = left // tile
+        if left % tile == 0:
             begin = pairs
-        for i in range(bounds.shape[1]):
-            part = bounds[:, i, j]
+        for top in range(0, rows, PART):
+            part = find_reaches(points, normals, used, rule, top, left, firsts, lasts)
             if part[0] > part[3]:
                 continue
             whole = True  # inside, and without a jump: what lies between would be entered too
@@ -179,13 +179,17 @@ def mark_cells(points, normals, used, rule, shape, cell, tile, reaches, bounds, 
             if whole:
                 pairs = _enter(number, part, shape, cell, begin, pairs, found)
                 continue
-            for row in range(i * PART, min((i + 1) * PART, rows)):
-                for col in range(j * PART, min((j + 1) * PART, cols)):
+            for row in range(top, min(top + PART, rows)):
+                for col in range(left, min(left + PART, cols)):
                     if used[row, col]:
-                        beyond, held = _outside(points[row, col], normals[row, col], rule, shape)
+                        k = 3 * col
+                        p = (points[row, k], points[row, k + 1], points[row, k + 2])
+                        n = (normals[row, k], normals[row, k + 1], normals[row, k + 2])
+                        beyond, held = _outside(p, n, rule, shape)
                         dropped += beyond
                         lost += not held
                         if held:
-                            reach = reaches[:, row, col]
+                            first, last = firsts[row - top, k - 3 * left :], lasts[row - top, k - 3 * left :]
+                            reach = (first[0], first[1], first[2], last[0], last[1], last[2])
                             pairs = _enter(number, reach, shape, cell, begin, pairs, found)
     return pairs, dropped, lost

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from inkzarr.core.bricks import EDGE, NARROW, WIDE, Bricks, Layout, finish, settle
 from inkzarr.core.buckets import TILE, Buckets, Rule, Tile
 from inkzarr.core.cut import Cut
-from inkzarr.core.footprints import reaches_of
+from inkzarr.core.footprints import side_by_side
 from inkzarr.core.geometry import Box
 from inkzarr.core.job import Computed
 from inkzarr.core.voting import SIDE, vote
@@ -133,9 +133,10 @@ class Ballot:
         if self._cast and (segment != self._who or self._cast + tile.used.size > MOST_PIXELS):
             self.settle()
         self._who, self._cast = segment, self._cast + tile.used.size
-        start, shape, footprint = tuple(self.box.start), tuple(self.box.shape), rule.footprint
-        reaches = reaches_of(tile.points, tile.normals, tile.used, footprint, start)
-        if vote(*tile, footprint, start, shape, *reaches, self.layout, self._bricks, self._room):
+        points, normals = side_by_side(tile.points), side_by_side(tile.normals)
+        pixels = (points, normals, tile.values, tile.used, rule.footprint)
+        block = (tuple(self.box.start), tuple(self.box.shape))
+        if vote(*pixels, *block, self.layout, self._bricks, self._room):
             raise OverflowError
 
     def settle(self) -> None:

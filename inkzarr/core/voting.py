@@ -10,7 +10,8 @@ voxels, which stays in the processor's nearest memory, and then poured into the 
         . o o . .                           . . . . .  =>   . . . . .  =>   o o o . .    (a plane of it)
         . . . o .                           - . . + .       - - - . .       . . . . .
 
-A part whose footprints reach further than a room votes voxel by voxel.
+What lies beyond the block is not poured. A part whose footprints reach further than a room votes voxel by
+voxel.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from inkzarr.core.bricks import EDGE, EDGE_SHIFT, VOXELS, VOXELS_SHIFT
-from inkzarr.core.footprints import PART
+from inkzarr.core.footprints import PART, find_reaches, reaches_room
 
 SIDE = 32
 PLANE = SIDE * SIDE
@@ -78,14 +79,15 @@ def _sum_corners(room, nz, ny, nx):
 
 
 @njit(nogil=True, cache=True)
-def _pour(room, nz, ny, nx, low, shape, bricks):
-    """Add a room's votes to the bricks, and clear it; the bits of all that they hold then."""
+def _pour(room, low, first, last, shape, bricks):
+    """Add a room's votes to the bricks from `first` to `last`; the bits of all that they hold then."""
     seen, pool = 0, bricks.pool
-    for z in range(nz):
-        for y in range(0, ny, EDGE):
-            brick = _brick(low[0] + z, low[1] + y, low[2], shape)
-            for x in range(0, nx, EDGE):
-                at = np.uintp((z + 1) * PLANE + (y + 1) * SIDE + x)
+    for z in range(first[0], last[0] + 1):
+        for y in range(first[1] & -EDGE, last[1] + 1, EDGE):
+            brick = _brick(z, y, first[2], shape)
+            row = (z - low[0] + 1) * PLANE + (y - low[1] + 1) * SIDE - low[2]
+            for x in range(first[2] & -EDGE, last[2] + 1, EDGE):
+                at = np.uintp(row + x)
                 some = 0
                 for j in range(EDGE):
                     for k in range(EDGE):
@@ -97,19 +99,23 @@ def _pour(room, nz, ny, nx, low, shape, bricks):
                             pool[to + np.uintp(j * EDGE + k)] += room[at + np.uintp(j * SIDE + k)]
                             seen |= pool[to + np.uintp(j * EDGE + k)]
                 brick += 1
-    for z in range(1, nz + 2):
-        for y in range(1, ny + 2):
-            for x in range(SIDE):
-                room[np.uintp(z * PLANE + y * SIDE + x)] = 0
     return seen
 
 
 @njit(nogil=True, cache=True)
-def _put_box(reach, low, gain, room):
+def _clear(room, nz, ny):
+    for z in range(1, nz + 2):
+        for y in range(1, ny + 2):
+            for x in range(SIDE):
+                room[np.uintp(z * PLANE + y * SIDE + x)] = 0
+
+
+@njit(nogil=True, cache=True)
+def _put_box(first, last, origin, gain, room):
     """Put a vote at the corners of a box in a room."""
-    z, behind = (reach[0] - low[0] + 1) * PLANE, (reach[3] - low[0] + 2) * PLANE
-    y, below = (reach[1] - low[1] + 1) * SIDE, (reach[4] - low[1] + 2) * SIDE
-    x, past = reach[2] - low[2], reach[5] - low[2] + 1
+    z, behind = (first[0] - origin[0]) * PLANE, (last[0] - origin[0] + 1) * PLANE
+    y, below = (first[1] - origin[1]) * SIDE, (last[1] - origin[1] + 1) * SIDE
+    x, past = first[2] - origin[2], last[2] - origin[2] + 1
     room[np.uintp(z + y + x)] += gain
     room[np.uintp(z + y + past)] -= gain
     room[np.uintp(z + below + x)] -= gain
@@ -122,17 +128,17 @@ def _put_box(reach, low, gain, room):
 
 @njit(nogil=True, cache=True)
 def _put_ray(p, n, times, origin, gain, places, room):
-    """Put a vote at each voxel of a ray that lies in the block as a whole."""
-    z, y, x = np.int32(origin[0]), np.int32(origin[1]), np.int32(origin[2])
-    for step in range(len(times)):
+    """Put a vote at each voxel of a ray in a room; where nothing is negative, cutting off is floor."""
+    begin = np.int32(origin[0] * PLANE + origin[1] * SIDE + origin[2])
+    for step in range(len(times)):  # several at once, as long as all have 32 bits
         t = times[step]
-        # what is inside is not negative, so that cutting off the fraction is floor
-        i, j, k = (
+        z, y, x = (
             np.int32(p[0] + t * n[0] + 0.5),
             np.int32(p[1] + t * n[1] + 0.5),
             np.int32(p[2] + t * n[2] + 0.5),
         )
-        places[step] = (i - z) * np.int32(PLANE) + (j - y) * np.int32(SIDE) + k - x
+        at = np.int32(np.int32(z * np.int32(PLANE)) + np.int32(y * np.int32(SIDE)))
+        places[step] = np.int32(at + np.int32(x - begin))
     last = np.int32(-1)
     for step in range(len(times)):  # without a branch: whether a voxel comes again cannot be foretold
         at = places[step]
@@ -141,14 +147,15 @@ def _put_ray(p, n, times, origin, gain, places, room):
 
 
 @njit(nogil=True, cache=True)
-def _add_box(reach, shape, gain, bricks):
-    """Add a vote to each voxel of a box; the bits of all that they hold then."""
+def _add_box(first, last, start, shape, gain, bricks):
+    """Add a vote to each voxel of a box that lies in the block; the bits of all that they hold then."""
     seen = 0
-    for z in range(reach[0], reach[3] + 1):
-        for y in range(reach[1], reach[4] + 1):
-            for left in range(reach[2] & -EDGE, reach[5] + 1, EDGE):
+    begin, end = max(first[2] - start[2], 0), min(last[2] - start[2], shape[2] - 1)
+    for z in range(max(first[0] - start[0], 0), min(last[0] - start[0], shape[0] - 1) + 1):
+        for y in range(max(first[1] - start[1], 0), min(last[1] - start[1], shape[1] - 1) + 1):
+            for left in range(begin & -EDGE, end + 1, EDGE):
                 row = _place(bricks, _brick(z, y, left, shape)) + np.uintp((y & (EDGE - 1)) * EDGE)
-                for x in range(max(left, reach[2]), min(left + EDGE, reach[5] + 1)):
+                for x in range(max(left, begin), min(left + EDGE, end + 1)):
                     bricks.pool[row + np.uintp(x - left)] += gain
                     seen |= bricks.pool[row + np.uintp(x - left)]
     return seen
@@ -170,13 +177,13 @@ def _add_ray(p, n, times, start, shape, gain, bricks):
 
 
 @njit(nogil=True, cache=True)
-def vote(points, normals, values, used, rule, start, shape, reaches, bounds, layout, bricks, room):
+def vote(points, normals, values, used, rule, start, shape, layout, bricks, room):
     """Cast the votes of pixels of one segment for the voxels of a block.
 
     Parameters
     ----------
-    points, normals, used, rule, reaches, bounds
-        See `inkzarr.core.footprints.find_reaches`; reaches are counted from the block's first voxel.
+    points, normals, used, rule
+        See `inkzarr.core.footprints.find_reaches`.
     values : numpy.ndarray of uint8, (rows, columns)
         Painted values.
     start, shape : tuple of three int
@@ -194,45 +201,46 @@ def vote(points, normals, values, used, rule, start, shape, reaches, bounds, lay
         Whether a voxel got more votes than its number holds: those that were left were not cast.
     """
     depth, box = rule
+    rows, cols = used.shape
     times = np.arange(int(4 * depth) + 1) * 0.5 - depth
     places = np.empty(len(times), np.int32)
+    firsts, lasts = reaches_room()
     end = (shape[0] - 1, shape[1] - 1, shape[2] - 1)
     full = (layout.most + 1) << layout.shift
     seen = 0
-    for i in range(bounds.shape[1]):
-        for j in range(bounds.shape[2]):
-            part = bounds[:, i, j]
-            first = (max(part[0], 0), max(part[1], 0), max(part[2], 0))
-            last = (min(part[3], end[0]), min(part[4], end[1]), min(part[5], end[2]))
+    for top in range(0, rows, PART):
+        for left in range(0, cols, PART):
+            part = find_reaches(points, normals, used, rule, top, left, firsts, lasts)
+            begin = (part[0] - start[0], part[1] - start[1], part[2] - start[2])
+            stop = (part[3] - start[0], part[4] - start[1], part[5] - start[2])
+            first = (max(begin[0], 0), max(begin[1], 0), max(begin[2], 0))
+            last = (min(stop[0], end[0]), min(stop[1], end[1]), min(stop[2], end[2]))
             if first[0] > last[0] or first[1] > last[1] or first[2] > last[2]:
                 continue
-            inside = part[0] == first[0] and part[1] == first[1] and part[2] == first[2]
-            inside &= part[3] == last[0] and part[4] == last[1] and part[5] == last[2]
-            low = (first[0], first[1] & -EDGE, first[2] & -EDGE)
-            nz = last[0] - low[0] + 1
-            ny, nx = (last[1] | EDGE - 1) - low[1] + 1, (last[2] | EDGE - 1) - low[2] + 1
-            small = max(nz, ny, nx) <= ROOM and (box or inside)
+            low = (begin[0], begin[1] & -EDGE, begin[2] & -EDGE)
+            nz = stop[0] - low[0] + 1
+            ny, nx = (stop[1] | EDGE - 1) - low[1] + 1, (stop[2] | EDGE - 1) - low[2] + 1
+            small = max(nz, ny, nx) <= ROOM and (box or min(part[0], part[1], part[2]) >= 0)
+            # no voxel of the room lies beyond the block and yet in one of its bricks
+            small &= min(stop[1], end[1] | EDGE - 1) <= end[1] and min(stop[2], end[2] | EDGE - 1) <= end[2]
             origin = (start[0] + low[0] - 1, start[1] + low[1] - 1, start[2] + low[2])
-            for row in range(i * PART, min((i + 1) * PART, used.shape[0])):
-                for col in range(j * PART, min((j + 1) * PART, used.shape[1])):
+            for row in range(top, min(top + PART, rows)):
+                for col in range(left, min(left + PART, cols)):
                     if not used[row, col]:
                         continue
                     gain = (1 << layout.shift) + np.int64(values[row, col])
                     if box:
-                        a, b, c = reaches[0, row, col], reaches[1, row, col], reaches[2, row, col]
-                        d, e, f = reaches[3, row, col], reaches[4, row, col], reaches[5, row, col]
-                        if not inside:
-                            a, b, c = max(a, 0), max(b, 0), max(c, 0)
-                            d, e, f = min(d, end[0]), min(e, end[1]), min(f, end[2])
-                            if a > d or b > e or c > f:
-                                continue
+                        i, k = row - top, 3 * (col - left)
+                        a = (firsts[i, k], firsts[i, k + 1], firsts[i, k + 2])
+                        b = (lasts[i, k], lasts[i, k + 1], lasts[i, k + 2])
                         if small:
-                            _put_box((a, b, c, d, e, f), low, gain, room)
+                            _put_box(a, b, origin, gain, room)
                         else:
-                            seen |= _add_box((a, b, c, d, e, f), shape, gain, bricks)
+                            seen |= _add_box(a, b, start, shape, gain, bricks)
                         continue
-                    p = (points[row, col, 0], points[row, col, 1], points[row, col, 2])
-                    n = (normals[row, col, 0], normals[row, col, 1], normals[row, col, 2])
+                    k = 3 * col
+                    p = (points[row, k], points[row, k + 1], points[row, k + 2])
+                    n = (normals[row, k], normals[row, k + 1], normals[row, k + 2])
                     if small:
                         _put_ray(p, n, times, origin, gain, places, room)
                     else:
@@ -240,7 +248,8 @@ def vote(points, normals, values, used, rule, start, shape, reaches, bounds, lay
             if small:
                 if box:
                     _sum_corners(room, nz, ny, nx)
-                seen |= _pour(room, nz, ny, nx, low, shape, bricks)
+                seen |= _pour(room, low, first, last, shape, bricks)
+                _clear(room, nz, ny)
             if seen >= full:
                 return True
     return False

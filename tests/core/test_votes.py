@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inkzarr.core import votes
-from inkzarr.core.buckets import TILE, Tile
+from inkzarr.core.bricks import NARROW
+from inkzarr.core.buckets import TILE, Rule, Tile
+from inkzarr.core.cut import Cut
+from inkzarr.core.geometry import Box, Grid, Zyx
 from inkzarr.core.surface import flat_surface
-from inkzarr.core.votes import BATCH, point_tiles
+from inkzarr.core.votes import BATCH, Ballot, PointTile, point_tiles
+from tests.labelling import brute, curved
 
 SHAPE = (2 * TILE + 5, 7 * TILE + 3)
 PLACES = [(row, col) for row in range(0, SHAPE[0], TILE) for col in range(0, SHAPE[1], TILE)]
@@ -62,3 +66,27 @@ def test_a_rectangle_is_one_patch():
     ((patch, _),) = point_tiles(tuple(tiles))
     assert patch.points.shape == (SHAPE[0], 2 * TILE, 3)
     assert len(tiles) * TILE**2 <= BATCH
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    start=st.tuples(*3 * [st.sampled_from([0, 1, 14])]),
+    shape=st.tuples(*3 * [st.integers(1, 20)]),
+    depth=st.sampled_from([0.5, 3.0]),
+    footprint=st.sampled_from(["ray", "box"]),
+)
+def test_a_block_gets_what_lies_in_it(seed, start, shape, depth, footprint):
+    rng, block, whole = np.random.default_rng(seed), Zyx(128, 128, 128), Zyx(*np.add(start, shape).tolist())
+    points, normals, used = curved(rng, 5, 18, shape, middle=rng.uniform(-3, np.array(whole) + 3))
+    used &= np.isfinite(points).all(-1) & np.isfinite(normals).all(-1)
+    values = rng.integers(0, 256, used.shape, "uint8")
+    ballot = Ballot(Box(Zyx(*start), whole), NARROW, shared=False)
+    rule = Rule(depth, box=footprint == "box", grid=Grid(whole, block))
+    ballot.cast(PointTile(points, normals, values, used), 0, rule)
+    found = [Cut.empty(Zyx(*shape), np.dtype(kind), block) for kind in ("uint8", "uint16")]
+    _, _, _, votes = ballot.close(*found)
+    *expected, _ = brute([(points, normals, values, used)], whole, depth=depth, footprint=footprint)
+    for one, other in zip(found, expected, strict=True):
+        part = other[tuple(slice(at, None) for at in start)]
+        np.testing.assert_array_equal(one.pieces[0, 0, 0], part)
+    assert votes == found[1].pieces[0, 0, 0].sum()
