@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 import tempfile
 import time
@@ -55,6 +54,8 @@ from inkzarr.split import SplitSettings, choose
 from inkzarr.testing.synthetic import SyntheticScroll
 
 DEPTH = 4
+ROUNDS = 5
+"""A rate of labels is the median of so many runs; a loop in Python changes by half from run to run."""
 
 
 def box_loop(points, normals, values, total, count):
@@ -114,14 +115,19 @@ def ray_loop_places_first(points, normals, values, total, count):
 LOOPS = {"box": (box_loop, box_loop_places_first), "ray": (ray_loop, ray_loop_places_first)}
 
 
-def seconds(call, repeat=1):
-    """The least of some runs."""
-    best = math.inf
+def runs(call, repeat):
+    """Seconds of each of some runs."""
+    took = []
     for _ in range(repeat):
         began = time.perf_counter()
         call()
-        best = min(best, time.perf_counter() - began)
-    return best
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def seconds(call, repeat=1):
+    """The least of some runs."""
+    return min(runs(call, repeat))
 
 
 def loop_rates(scroll, footprint, sample):
@@ -136,10 +142,10 @@ def loop_rates(scroll, footprint, sample):
     found, rates = [], []
     for loop in LOOPS[footprint]:
         took = []
-        for _ in range(3):
+        for _ in range(ROUNDS):
             total, count = np.zeros(scroll.shape, np.int64), np.zeros(scroll.shape, np.int64)
-            took.append(seconds(partial(loop, *tile[:2], values, total, count)))
-        rates.append(values.size / min(took))
+            took += runs(partial(loop, *tile[:2], values, total, count), 1)
+        rates.append(values.size / np.array(took))
         found.append((total, count))
     for first, second in zip(*found, strict=True):
         np.testing.assert_array_equal(first, second)
@@ -147,7 +153,7 @@ def loop_rates(scroll, footprint, sample):
 
 
 def kernel_seconds(scroll, footprint):
-    """On one thread and on all: counting all votes, and that with the stored arrays filled in."""
+    """Of each run: counting all votes, and that with the stored arrays filled in; on one thread, then all."""
     shape = Zyx.of(scroll.shape)
     settings = LabelSettings(shape=shape)
     rule = Rule(DEPTH, footprint == "box", Grid(shape, VolumeSpec(shape, np.dtype(np.uint8)).chunks))
@@ -179,9 +185,9 @@ def kernel_seconds(scroll, footprint):
     cores = os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:
         list(pool.map(kernel, work))
-        alone = np.min([sum(map(kernel, work)) for _ in range(3)], axis=0)
-        together = np.min([sum(pool.map(kernel, work)) for _ in range(3)], axis=0) / min(cores, len(work))
-        return alone, together
+        alone = np.array([sum(map(kernel, work)) for _ in range(ROUNDS)])
+        together = np.array([sum(pool.map(kernel, work)) for _ in range(ROUNDS)]) / min(cores, len(work))
+        return *alone.T, *together.T
 
 
 def on_all_cores(work, given):
@@ -202,38 +208,38 @@ def stage_floor(files, url):
         on_all_cores(Path.read_bytes, files)
         on_all_cores(lambda chunk: compressor(chunk.dtype).encode(chunk), full)
 
-    return seconds(floor, 3)
+    return runs(floor, ROUNDS)
 
 
 def bench_labels(edge: int, sample: int) -> None:
     scroll, cores = SyntheticScroll(shape=(edge, edge, edge)), os.cpu_count() or 1
     found = scroll.segments()
     pixels = sum(one.shape[0] * one.shape[1] for one in found)
-    print(f"\nlabels: {len(found)} segments, {pixels} pixels, {scroll.shape}; least of three runs each")
-    print(f"  {'':<40} {'':>21} of the loop  of the second")
+    print(f"\nlabels: {len(found)} segments, {pixels} pixels, {scroll.shape}; medians of {ROUNDS} runs")
+    print(f"  {'':<43} {'pixels a second':<35}  of the loop  of the second")
     for footprint in LOOPS:
         loop, first = loop_rates(scroll, footprint, sample)
-        alone, together = kernel_seconds(scroll, footprint)
+        alone, _, together, filled = kernel_seconds(scroll, footprint)
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             scroll.write_segments(home)
             settings = LabelSettings(shape=Zyx.of(scroll.shape), skip_blank=0, footprint=footprint)
-            stores = (home / f"{number}.zarr" for number in range(3))
-            stage = lambda: labels(home / "paths", home / "inklabels", next(stores), settings)  # noqa: E731
-            whole = seconds(stage, 3)
+            stores = (home / f"{number}.zarr" for number in range(ROUNDS))
+            whole = runs(lambda: labels(home / "paths", home / "inklabels", next(stores), settings), ROUNDS)
             floor = stage_floor(sorted(home.glob("paths/**/*.ppm")), str(home / "0.zarr"))
         rates = {
             "Python double loop, in memory": loop,
             "the same, places computed before": first,
-            "kernel, 1 thread": pixels / alone[0],
-            f"kernel, {cores} threads": pixels / together[0],
-            f"with arrays filled in, {cores} threads": pixels / together[1],
-            "whole stage, Zarr written": pixels / whole,
-            "floor of the stage": pixels / floor,
+            "kernel, 1 thread": pixels / alone,
+            f"kernel, {cores} threads": pixels / together,
+            f"with arrays filled in, {cores} threads": pixels / filled,
+            "whole stage, Zarr written": pixels / np.array(whole),
+            "floor of the stage": pixels / np.array(floor),
         }
-        for name, rate in rates.items():
-            told = f"{rate / loop:>9.1f} x {rate / first:>12.1f} x"
-            print(f"  {name + ', ' + footprint:<40} {rate:>12,.0f} pixels/s {told}")
+        for name, some in rates.items():
+            rate, among = np.median(some), f"({some.min():,.0f} to {some.max():,.0f})"
+            told = f"{rate / np.median(loop):>9.1f} x {rate / np.median(first):>12.1f} x"
+            print(f"  {name + ', ' + footprint:<40} {rate:>11,.0f} {among:<26} {told}")
 
 
 def bench_patches(edge: int, sample: int) -> None:
