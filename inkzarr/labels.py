@@ -35,6 +35,7 @@ from inkzarr.core.schema import COUNT, DEFAULT_VOXEL_SIZE_UM, INK, VERSION, Volu
 from inkzarr.core.store import open_stored
 from inkzarr.core.target import agreeing_ledgers, held
 from inkzarr.core.votes import TALLY, LabelBlocks
+from inkzarr.core.voting import FAR
 from inkzarr.readers.checksums import FileSums, as_stored, checksums, remember, remembered, unread
 from inkzarr.readers.segments import Segment, files_of, find_segments, flat_segment
 from inkzarr.readers.strips import look, painted_strips
@@ -302,6 +303,9 @@ def _prepare(
         shape = settings.shape
     else:
         msg = "the labels' shape is not known: give --like VOLUME (the scan) or --shape Z,Y,X"
+        raise InputError(msg)
+    if max(shape) >= FAR:
+        msg = f"shape {shape.z},{shape.y},{shape.x} is too large: give axes shorter than {FAR:.0f} voxels"
         raise InputError(msg)
     if settings.flat is not None:
         segments = [flat_segment(ink, (shape.y, shape.x), settings.flat)]

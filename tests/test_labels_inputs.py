@@ -115,6 +115,7 @@ def test_bad_inputs_are_told_and_nothing_is_written(tmp_path):
     refused(tmp_path, "segment 99 is not in", only=("99",))
     refused(tmp_path, "leave no segment", exclude=("1*",))
     refused(tmp_path, "shape is not known", shape=None)
+    refused(tmp_path, "shape 5,5,1000000000 is too large", shape=Zyx(5, 5, 10**9))
     refused(tmp_path, "both a volume", like="a.zarr")
     ppm.write_bytes(whole[:-8])
     refused(tmp_path, "cut short")

@@ -20,10 +20,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from inkzarr.core.cells import mark_cells
 from inkzarr.core.errors import DiskError, InputError
-from inkzarr.core.footprints import mark_cells, side_by_side
 from inkzarr.core.geometry import Box, Grid
 from inkzarr.core.surface import Surface
+from inkzarr.core.voting import reaches_of, side_by_side
 
 TILE = 64
 
@@ -170,11 +171,12 @@ def scan_strip(strip: Strip, rule: Rule) -> Scan:
     valid = valid if strip.there is None else valid & strip.there
     used = strip.used & valid
     shape, cell = tuple(rule.grid.shape), tuple(rule.grid.cell)
-    pixels = (side_by_side(points), side_by_side(normals), used)
+    pixels = (side_by_side(points), side_by_side(normals), used, rule.footprint)
+    reaches = reaches_of(*pixels)
     room = 8 * (-(-width // TILE)) + 64
     while True:
         found = np.empty((room, 2), np.int64)
-        pairs, dropped, outside = mark_cells(*pixels, rule.footprint, shape, cell, TILE, found)
+        pairs, dropped, outside = mark_cells(*pixels, shape, cell, TILE, reaches, found)
         if pairs <= room:
             break
         room = pairs

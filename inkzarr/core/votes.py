@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from inkzarr.core.bricks import EDGE, NARROW, WIDE, Bricks, Layout, finish, settle
 from inkzarr.core.buckets import TILE, Buckets, Rule, Tile
 from inkzarr.core.cut import Cut
-from inkzarr.core.footprints import side_by_side
 from inkzarr.core.geometry import Box
 from inkzarr.core.job import Computed
-from inkzarr.core.voting import SIDE, vote
+from inkzarr.core.voting import SIDE, side_by_side, vote
 
 BATCH = 1 << 15
 """Pixels whose points a block holds at once."""

@@ -1,4 +1,14 @@
-"""Casting the votes of pixels for the voxels of a block; compiled.
+"""How far the footprints of pixels reach, and casting their votes for the voxels of a block; compiled.
+
+A pixel's footprint, in float64 and the same in every loop::
+
+    ray   t = -depth, -depth + 0.5, ..., depth:  voxel = floor(point + t * normal + 0.5), each once
+
+                   . . . o o          both ends inside a box: so is every voxel between
+                 . o o o . .          (each coordinate moves one way only, so a voxel that
+               o o . . . .            comes again comes at once)
+
+    box   per axis floor(min) .. ceil(max) of the points at -depth and +depth, at least one voxel
 
 Pixels side by side vote for much the same voxels. So 16 x 16 of them, a part, are added up in a room of 32^3
 voxels, which stays in the processor's nearest memory, and then poured into the block's bricks::
@@ -10,22 +20,127 @@ voxels, which stays in the processor's nearest memory, and then poured into the 
         . o o . .                           . . . . .  =>   . . . . .  =>   o o o . .    (a plane of it)
         . . . o .                           - . . + .       - - - . .       . . . . .
 
-What lies beyond the block is not poured. A part whose footprints reach further than a room votes voxel by
-voxel.
+What lies beyond the block is not poured. A part votes voxel by voxel where it does not fit into a room, where
+it reaches into a brick that the block's end cuts, and where rays leave the volume at its beginning.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from inkzarr.core.bricks import EDGE, EDGE_SHIFT, VOXELS, VOXELS_SHIFT
-from inkzarr.core.footprints import PART, find_reaches, reaches_room
 
+PART = 16
+"""Pixels squared whose footprints are bounded together."""
+FAR = 1e9
+"""No volume is as long; beyond, it does not matter where a footprint lies."""
+NOWHERE = 1 << 30
 SIDE = 32
 PLANE = SIDE * SIDE
 ROOM = SIDE - EDGE
 """Voxels along each axis that may get votes, whole bricks; those around them are for sums and corners."""
+
+
+def side_by_side(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points or normals of a tile as the loops read them: (rows, 3 * columns), a pixel's z, y, x together."""
+    rows, cols = points.shape[:2]
+    return np.ascontiguousarray(points).reshape(rows, 3 * cols)
+
+
+@njit(nogil=True, cache=True)
+def _reach(point, normal, depth, box):
+    """First and last voxel of a footprint along one axis, as floats."""
+    a, b = point - depth * normal, point + depth * normal
+    low, high = min(a, b), max(a, b)
+    if box:
+        first = np.floor(low)
+        return first, max(first, np.ceil(high) - 1.0)
+    return np.floor(low + 0.5), np.floor(high + 0.5)
+
+
+@njit(nogil=True, cache=True)
+def find_reaches(points, normals, used, rule, top, left, firsts, lasts):
+    """How far the pixels of a part, 16 x 16 of a tile, vote.
+
+    Parameters
+    ----------
+    points, normals : numpy.ndarray of float64, (rows, 3 * columns)
+        Of the tile, see `side_by_side`; finite where used.
+    used : numpy.ndarray of bool, (rows, columns)
+        Which pixels vote.
+    rule : tuple of float and bool
+        Depth in voxels, and whether the footprint is the box.
+    top, left : int
+        The part's first row and column.
+    firsts, lasts : numpy.ndarray of int32, (PART + 1, 3 * PART)
+        Receive the first and the last z, y, x of each pixel's footprint, row by row; the first lies past the
+        last where a pixel does not vote. The row past them is scratch.
+
+    Returns
+    -------
+    tuple of six int
+        First z, y, x and last z, y, x of the part.
+    """
+    depth, box = rule
+    height, width = min(PART, used.shape[0] - top), min(PART, used.shape[1] - left)
+    for row in range(height):
+        columns = slice(3 * left, 3 * (left + width))
+        p, n = points[top + row, columns], normals[top + row, columns]
+        first, last = firsts[row], lasts[row]
+        for k in range(len(p)):  # several at once
+            low, high = _reach(p[k], n[k], depth, box)
+            more = min(high - low, FAR)
+            first[k] = np.int32(min(max(low, -FAR - more), FAR))
+            last[k] = np.int32(min(max(high, -FAR), FAR + more))
+        for col in range(width):
+            if not used[top + row, left + col]:
+                for k in range(3 * col, 3 * col + 3):
+                    first[k], last[k] = NOWHERE, -NOWHERE
+    lowest, highest = firsts[PART], lasts[PART]
+    lowest[:], highest[:] = NOWHERE, -NOWHERE
+    for row in range(height):
+        first, last = firsts[row], lasts[row]
+        for k in range(3 * width):
+            lowest[k], highest[k] = min(lowest[k], first[k]), max(highest[k], last[k])
+    z, y, x, end_z, end_y, end_x = NOWHERE, NOWHERE, NOWHERE, -NOWHERE, -NOWHERE, -NOWHERE
+    for k in range(0, 3 * width, 3):
+        z, y, x = min(z, lowest[k]), min(y, lowest[k + 1]), min(x, lowest[k + 2])
+        end_z, end_y, end_x = max(end_z, highest[k]), max(end_y, highest[k + 1]), max(end_x, highest[k + 2])
+    return z, y, x, end_z, end_y, end_x
+
+
+@njit(nogil=True, cache=True)
+def find_all_reaches(points, normals, used, rule, firsts, lasts, bounds):
+    """Find the reaches of all parts of a tile; see `find_reaches`.
+
+    Parameters
+    ----------
+    firsts, lasts : numpy.ndarray of int32, (rows / PART, columns / PART, PART + 1, 3 * PART)
+        Receive those of each part.
+    bounds : numpy.ndarray of int64, (rows / PART, columns / PART, 6)
+        Receives what is returned for each.
+    """
+    for i in range(bounds.shape[0]):
+        for j in range(bounds.shape[1]):
+            part = find_reaches(points, normals, used, rule, i * PART, j * PART, firsts[i, j], lasts[i, j])
+            for k in range(6):
+                bounds[i, j, k] = part[k]
+
+
+def reaches_of(
+    points: NDArray[np.float64],
+    normals: NDArray[np.float64],
+    used: NDArray[np.bool_],
+    rule: tuple[float, bool],
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
+    """How far the pixels of a tile vote, part by part, and the parts; see `find_all_reaches`."""
+    parts = tuple(-(-size // PART) for size in used.shape)
+    firsts, lasts = np.empty((2, *parts, PART + 1, 3 * PART), np.int32)
+    bounds = np.empty((*parts, 6), np.int64)
+    find_all_reaches(points, normals, used, rule, firsts, lasts, bounds)
+    return firsts, lasts, bounds
 
 
 @njit(nogil=True, cache=True)
@@ -103,14 +218,6 @@ def _pour(room, low, first, last, shape, bricks):
 
 
 @njit(nogil=True, cache=True)
-def _clear(room, nz, ny):
-    for z in range(1, nz + 2):
-        for y in range(1, ny + 2):
-            for x in range(SIDE):
-                room[np.uintp(z * PLANE + y * SIDE + x)] = 0
-
-
-@njit(nogil=True, cache=True)
 def _put_box(first, last, origin, gain, room):
     """Put a vote at the corners of a box in a room."""
     z, behind = (first[0] - origin[0]) * PLANE, (last[0] - origin[0] + 1) * PLANE
@@ -151,6 +258,8 @@ def _add_box(first, last, start, shape, gain, bricks):
     """Add a vote to each voxel of a box that lies in the block; the bits of all that they hold then."""
     seen = 0
     begin, end = max(first[2] - start[2], 0), min(last[2] - start[2], shape[2] - 1)
+    if begin > end:
+        return seen
     for z in range(max(first[0] - start[0], 0), min(last[0] - start[0], shape[0] - 1) + 1):
         for y in range(max(first[1] - start[1], 0), min(last[1] - start[1], shape[1] - 1) + 1):
             for left in range(begin & -EDGE, end + 1, EDGE):
@@ -183,7 +292,7 @@ def vote(points, normals, values, used, rule, start, shape, layout, bricks, room
     Parameters
     ----------
     points, normals, used, rule
-        See `inkzarr.core.footprints.find_reaches`.
+        See `find_reaches`.
     values : numpy.ndarray of uint8, (rows, columns)
         Painted values.
     start, shape : tuple of three int
@@ -204,7 +313,8 @@ def vote(points, normals, values, used, rule, start, shape, layout, bricks, room
     rows, cols = used.shape
     times = np.arange(int(4 * depth) + 1) * 0.5 - depth
     places = np.empty(len(times), np.int32)
-    firsts, lasts = reaches_room()
+    size = (PART + 1, 3 * PART)
+    firsts, lasts = np.empty(size, np.int32), np.empty(size, np.int32)  # halves of one array take longer
     end = (shape[0] - 1, shape[1] - 1, shape[2] - 1)
     full = (layout.most + 1) << layout.shift
     seen = 0
@@ -221,8 +331,9 @@ def vote(points, normals, values, used, rule, start, shape, layout, bricks, room
             nz = stop[0] - low[0] + 1
             ny, nx = (stop[1] | EDGE - 1) - low[1] + 1, (stop[2] | EDGE - 1) - low[2] + 1
             small = max(nz, ny, nx) <= ROOM and (box or min(part[0], part[1], part[2]) >= 0)
-            # no voxel of the room lies beyond the block and yet in one of its bricks
-            small &= min(stop[1], end[1] | EDGE - 1) <= end[1] and min(stop[2], end[2] | EDGE - 1) <= end[2]
+            # what of the room lies beyond the block lies beyond its bricks too
+            small &= stop[1] <= end[1] or shape[1] % EDGE == 0
+            small &= stop[2] <= end[2] or shape[2] % EDGE == 0
             origin = (start[0] + low[0] - 1, start[1] + low[1] - 1, start[2] + low[2])
             for row in range(top, min(top + PART, rows)):
                 for col in range(left, min(left + PART, cols)):
@@ -249,7 +360,7 @@ def vote(points, normals, values, used, rule, start, shape, layout, bricks, room
                 if box:
                     _sum_corners(room, nz, ny, nx)
                 seen |= _pour(room, low, first, last, shape, bricks)
-                _clear(room, nz, ny)
+                room[PLANE : (nz + 2) * PLANE] = 0
             if seen >= full:
                 return True
     return False

@@ -51,6 +51,7 @@ class Bench:
         self.moments = random.Random(0)
         self.children: set[int] = set()
         self.whole: dict[str, dict[str, bytes]] = {}
+        self.left: dict[Path, bytes] = {}
         self.seconds: dict[str, float] = {}
         self.want(self.finish(self.fork(lambda: make(home))), 0)
 
@@ -111,7 +112,10 @@ class Bench:
     def finish(self, child: int) -> int:
         """Its exit code, or minus the signal that killed it."""
         self.children.discard(child)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == -signal.SIGKILL:
+            self.left = {path: path.read_bytes() for path in self.out.rglob("*.lock")}
+        return code
 
     def end_all(self) -> None:
         """Kill what a broken trial left running."""
@@ -201,13 +205,10 @@ class Bench:
             time.sleep(0.01)
         time.sleep(self.moments.uniform(0, 0.05))
 
-    def drop_dead_locks(self) -> None:
-        """What a run leaves that is killed between its file and the end of its lock; the next to write there takes it."""
-        from inkzarr.core.lock import Holder
-
-        for path in self.out.rglob("*.lock"):
-            holder = Holder.from_json(path.read_text())
-            if holder is not None and holder.gone():
+    def drop_left(self) -> None:
+        """Remove the locks of a run that was killed once its file was there: the next to write it takes them."""
+        for path, held in self.left.items():
+            if path.exists() and path.read_bytes() == held:
                 path.unlink()
 
     def resume(self, name: str, *more: str, allowed: tuple[int, ...] = (), **how: Any) -> int:
@@ -215,10 +216,8 @@ class Bench:
         allowed += () if STAGES[name].volume else (BAD_INPUT,)
         for number in range(1, STARTS):
             code = self.want(self.finish(self.start(name, *more, **how)), 0, *allowed)
-            if code == 0:
-                return number
-            if " exists: " in self.log():  # a file is whole once it is there
-                self.drop_dead_locks()
+            if code == 0 or " exists: " in self.log():  # a file is whole once it is there
+                self.drop_left()
                 return number
         msg = f"not done after {STARTS} starts: {self.log()[-3000:]}"
         raise WrongError(msg)
