@@ -113,10 +113,12 @@ def find_reaches(points, normals, used, rule, top, left, firsts, lasts):
 
 @njit(nogil=True, cache=True)
 def find_all_reaches(points, normals, used, rule, firsts, lasts, bounds):
-    """Find the reaches of all parts of a tile; see `find_reaches`.
+    """Find the reaches of all parts of a tile.
 
     Parameters
     ----------
+    points, normals, used, rule
+        See `find_reaches`.
     firsts, lasts : numpy.ndarray of int32, (rows / PART, columns / PART, PART + 1, 3 * PART)
         Receive those of each part.
     bounds : numpy.ndarray of int64, (rows / PART, columns / PART, 6)
