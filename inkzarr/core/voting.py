@@ -91,7 +91,7 @@ def find_reaches(points, normals, used, rule, top, left, firsts, lasts):
         first, last = firsts[row], lasts[row]
         for k in range(len(p)):  # several at once
             low, high = _reach(p[k], n[k], depth, box)
-            more = min(high - low, FAR)
+            more = min(high - low, FAR)  # a footprint keeps its size, as voxels outside are counted
             first[k] = np.int32(min(max(low, -FAR - more), FAR))
             last[k] = np.int32(min(max(high, -FAR), FAR + more))
         for col in range(width):
